@@ -95,7 +95,8 @@ def time_tensor(times: Any) -> Tensor:
     times = float_tensor("times", times)
     if times.ndim != 1 or len(times) < 2:
         raise ValueError(
-            f"times must be a list of at least two times, got shape {tuple(times.shape)}"
+            "times must be a list of at least two times, "
+            f"got shape {tuple(times.shape)}"
         )
     require_finite("times", times)
     steps = times.diff()

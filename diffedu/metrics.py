@@ -37,11 +37,11 @@ def energy_distance(x: Float[Tensor, "n d"], y: Float[Tensor, "m d"]) -> Estimat
     """2 E‖X − Y‖ − E‖X − X'‖ − E‖Y − Y'‖, in units of the data; 0 iff the laws agree.
 
     The unbiased estimate, so it may be slightly negative. The standard error is that of
-    its first-order (Hájek) projection, valid where the laws differ. Memory n + m times a
-    block; time O((n + m)²).
+    its first-order (Hájek) projection, valid where the laws differ. Time O((n + m)²),
+    memory O(n + m).
 
     Raises:
-        ValueError: a sample is not at least two finite points, or the dimensions differ.
+        ValueError: a sample is not two or more finite points, or the dimensions differ.
 
     Source: Székely and Rizzo 2013, equation 2.5.
     """
@@ -119,7 +119,7 @@ def _directions(
 def _kantorovich_potential(
     x_sorted: Tensor, y_sorted: Tensor, order: Tensor
 ) -> Float[Tensor, "n"]:
-    """φ with φ'(x) = 2 (x − T(x)), T the monotone map to y, averaged over directions."""
+    """φ with φ'(x) = 2 (x − T(x)), T the monotone map to y, mean over directions."""
     slope = 2 * (x_sorted - y_sorted)
     rise = 0.5 * (slope[1:] + slope[:-1]) * x_sorted.diff(dim=0)
     potential = torch.cat([torch.zeros_like(rise[:1]), rise.cumsum(0)])

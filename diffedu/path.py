@@ -22,7 +22,6 @@ from diffedu._arguments import (
     readable,
     require_choice,
     require_count,
-    require_finite,
     require_positive,
 )
 from diffedu.mixture import GaussianMixture
@@ -241,7 +240,7 @@ class OrnsteinUhlenbeck(GaussianPath):
 
     @property
     def stationary_std(self) -> float:
-        """g / √(2β), the standard deviation of the stationary law; infinite at β = 0."""
+        """g / √(2β), the standard deviation of the stationary law; ∞ at β = 0."""
         return self.diffusion / math.sqrt(2 * self.beta) if self.beta else math.inf
 
     def alpha(self, t: Time) -> Tensor:
