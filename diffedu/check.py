@@ -87,7 +87,7 @@ def _judge(
     if below is not None:
         holds &= number < below
         bounds.append(f"below {_text(below)}")
-    if near is not None:
+    if near is not None and within is not None:
         holds &= abs(number - near) <= within
         bounds.append(f"within {_text(within)} of {_text(near)}")
     measured = _text(number) if error is None else f"{_text(number)} ± {error:.1g}"

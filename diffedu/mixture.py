@@ -10,7 +10,8 @@ noise level after that costs elementwise arithmetic.
 """
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from typing import Any, Self
 
 import torch
@@ -24,11 +25,14 @@ from diffedu._arguments import (
     require_finite,
 )
 
+Numbers = Tensor | Sequence
+"""A tensor, or nested lists of numbers, which become float64."""
+
 Level = float | int | Float[Tensor, "*n"]
 """An amplitude or standard deviation: one for all points, or one per point."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class GaussianMixture:
     """p(x) = Σ_k w_k N(x; m_k, Σ_k).
 
@@ -49,32 +53,28 @@ class GaussianMixture:
     weights: Float[Tensor, "*b K"]
     means: Float[Tensor, "*b K d"]
     covariances: Float[Tensor, "*b K d d"]
-    _spectrum: tuple[Tensor, Tensor] | None = field(default=None, repr=False)
+    _spectrum: tuple[Tensor, Tensor] = field(repr=False)
 
-    def __post_init__(self) -> None:
-        if self._spectrum is not None:  # valid by construction: see _spectral
-            return
-        means = float_tensor("means", self.means)
-        weights = float_tensor("weights", self.weights, like=means)
-        covariances = float_tensor("covariances", self.covariances, like=means)
+    def __init__(self, weights: Numbers, means: Numbers, covariances: Numbers) -> None:
+        means = float_tensor("means", means)
+        weights = float_tensor("weights", weights, like=means)
+        covariances = float_tensor("covariances", covariances, like=means)
         _require_shapes(weights, means, covariances)
         _require_weights(weights)
-        for name, x in (("means", means), ("covariances", covariances)):
-            require_finite(name, x)
-        spectrum = _positive_spectrum(covariances)
-        for name, x in (
-            ("weights", weights),
-            ("means", means),
-            ("covariances", covariances),
-            ("_spectrum", spectrum),
-        ):
-            object.__setattr__(self, name, x)
+        require_finite("means", means)
+        require_finite("covariances", covariances)
+        self._set(weights, means, covariances, _positive_spectrum(covariances))
+
+    def _set(self, *parameters: Tensor | tuple[Tensor, Tensor]) -> None:
+        for parameter, value in zip(fields(self), parameters, strict=True):
+            object.__setattr__(self, parameter.name, value)
 
     @classmethod
     def _spectral(cls, weights: Tensor, means: Tensor, Lam: Tensor, Q: Tensor) -> Self:
-        """The mixture with Σ_k = Q Λ Qᵀ, from parts known to be valid."""
-        covariances = (Q * Lam[..., None, :]) @ Q.mT
-        return cls(weights, means, covariances, (Lam, Q))
+        """The mixture with Σ_k = Q Λ Qᵀ, from parts that are valid by construction."""
+        mixture = cls.__new__(cls)
+        mixture._set(weights, means, (Q * Lam[..., None, :]) @ Q.mT, (Lam, Q))
+        return mixture
 
     # What it is made of
 

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 import matplotlib as mpl
 import torch
+from cycler import cycler
 from jaxtyping import Float
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
@@ -51,7 +52,7 @@ def use_style() -> None:
             "axes.labelcolor": INK,
             "axes.titlesize": "medium",
             "axes.grid": False,
-            "axes.prop_cycle": mpl.cycler(color=CYCLE),
+            "axes.prop_cycle": cycler(color=CYCLE),
             "font.size": 10,
             "legend.frameon": False,
             "lines.linewidth": 1.8,
@@ -107,12 +108,15 @@ def plot_density_1d(
     log_prob: Callable[[Tensor], Tensor],
     limits: tuple[float, float] = (-3.5, 3.5),
     points: int = 400,
-    **line: object,
+    color: str = BLUE,
+    label: str | None = None,
+    linestyle: str = "-",
 ) -> Line2D:
-    """exp(log_prob) on the line; keywords go to `Axes.plot`."""
+    """exp(log_prob) on the line."""
     x = torch.linspace(*limits, points, dtype=torch.float64)
     ax.set(xlim=limits, xlabel="$x$")
-    return ax.plot(x, log_prob(x[:, None]).exp().cpu(), **line)[0]
+    density = log_prob(x[:, None]).exp().cpu()
+    return ax.plot(x, density, color=color, label=label, linestyle=linestyle)[0]
 
 
 def plot_field(
@@ -135,10 +139,17 @@ def plot_field(
 
 
 def plot_samples(
-    ax: Axes, x: Float[Tensor, "n 2"], color: str = BLUE, size: float = 4, **kw: object
+    ax: Axes,
+    x: Float[Tensor, "n 2"],
+    color: str = BLUE,
+    size: float = 4,
+    alpha: float = 1.0,
+    label: str | None = None,
 ) -> PathCollection:
-    """Points on the plane; keywords go to `Axes.scatter`."""
-    return ax.scatter(*x.cpu().T, s=size, color=color, linewidths=0, zorder=4, **kw)
+    """Points on the plane."""
+    dots = ax.scatter(*x.cpu().T, s=size, color=color, alpha=alpha, label=label)
+    dots.set(linewidths=0, zorder=4)
+    return dots
 
 
 def plot_trajectories(
@@ -151,7 +162,7 @@ def plot_trajectories(
     """The way of every point: a line, a ring where it starts, a dot where it ends."""
     states = states.cpu()
     ways = LineCollection(
-        states.movedim(1, 0).numpy(), colors=color, linewidths=width, alpha=alpha
+        list(states.movedim(1, 0).numpy()), colors=color, linewidths=width, alpha=alpha
     )
     ways.set_zorder(5)
     ax.add_collection(ways)
@@ -172,7 +183,7 @@ def plot_ellipses(
         width, height = 2 * stds * Lam.sqrt()
         angle = torch.rad2deg(torch.atan2(Q[1, 0], Q[0, 0]))
         ellipse = Ellipse(
-            mean.tolist(),
+            (float(mean[0]), float(mean[1])),
             float(width),
             float(height),
             angle=float(angle),

@@ -66,19 +66,20 @@ def reverse(sde: SDE, score: Field, eta: float = 1.0) -> SDE:
     (equation 4, with λ for η).
     """
     require_positive("eta", eta, or_zero=True)
-    if sde.diffusion is None:
+    diffusion = sde.diffusion
+    if diffusion is None:
         raise ValueError(
             "sde must have a diffusion; an ODE is reversed by decreasing times alone"
         )
 
     def drift(x: Tensor, t: Tensor) -> Tensor:
-        g = _coefficient(sde.diffusion(t), x)
+        g = _coefficient(diffusion(t), x)
         g_squared = g @ g.mT if g.ndim == 2 else g**2
         return sde.drift(x, t) - 0.5 * (1 + eta**2) * _times(g_squared, score(x, t))
 
     if eta == 0:
         return SDE(drift)
-    return SDE(drift, lambda t: eta * torch.as_tensor(sde.diffusion(t)))
+    return SDE(drift, lambda t: eta * torch.as_tensor(diffusion(t)))
 
 
 def langevin(score: Callable[[Tensor], Tensor]) -> SDE:
@@ -179,11 +180,11 @@ def divergence(
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         velocity = drift(x, t)
-        trace = sum(
+        diagonal = [
             torch.autograd.grad(velocity[:, i].sum(), x, retain_graph=True)[0][:, i]
             for i in range(x.shape[1])
-        )
-    return velocity.detach(), trace
+        ]
+    return velocity.detach(), torch.stack(diagonal).sum(0)
 
 
 def log_likelihood(
