@@ -106,14 +106,14 @@ class GaussianMixture:
     @property
     def mean(self) -> Float[Tensor, "*b d"]:
         """E[x] = Σ_k w_k m_k."""
-        return (self.weights[..., None] * self.means).sum(-2)
+        return _average(self.weights, self.means)
 
     @property
     def covariance(self) -> Float[Tensor, "*b d d"]:
         """Cov[x] = Σ_k w_k (Σ_k + (m_k − E[x])(m_k − E[x])ᵀ)."""
-        m = self.means - self.mean[..., None, :]
-        within_and_between = self.covariances + m[..., :, None] * m[..., None, :]
-        return (self.weights[..., None, None] * within_and_between).sum(-3)
+        w, m = self.weights, self.means - self.mean[..., None, :]
+        between = torch.einsum("...k,...ki,...kj->...ij", w, m, m)
+        return between + torch.einsum("...k,...kij->...ij", w, self.covariances)
 
     def to(
         self,
@@ -138,8 +138,9 @@ class GaussianMixture:
         Lam, Q = self._spectrum
         y = _rotate(Q.mT, x[..., None, :] - self.means)
         log_det = Lam.log().sum(-1) + self.dim * math.log(2 * math.pi)
-        log_normal = -0.5 * ((y.square() / Lam).sum(-1) + log_det)
-        return self.weights.log() + log_normal, -_rotate(Q, y / Lam)
+        precise_y = y / Lam
+        log_normal = -0.5 * (torch.einsum("...i,...i->...", y, precise_y) + log_det)
+        return self.weights.log() + log_normal, -_rotate(Q, precise_y)
 
     def log_prob(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
         """log p(x), in nats."""
@@ -154,17 +155,17 @@ class GaussianMixture:
     def score(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """∇ log p(x) = Σ_k P(k | x) Σ_k⁻¹ (m_k − x)."""
         log_joint, scores = self._whiten(x)
-        return (log_joint.softmax(-1)[..., None] * scores).sum(-2)
+        return _average(log_joint.softmax(-1), scores)
 
     def hessian(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d d"]:
         """∇² log p(x) = Σ_k P(k | x) ((s_k − s)(s_k − s)ᵀ − Σ_k⁻¹), s = ∇ log p(x)."""
         log_joint, scores = self._whiten(x)
-        r = log_joint.softmax(-1)[..., None]
-        centred = scores - (r * scores).sum(-2, keepdim=True)
+        r = log_joint.softmax(-1)
+        centred = scores - _average(r, scores)[..., None, :]
         Lam, Q = self._spectrum
         precisions = (Q / Lam[..., None, :]) @ Q.mT
-        spread = centred[..., :, None] * centred[..., None, :]
-        return (r[..., None] * (spread - precisions)).sum(-3)
+        spread = torch.einsum("...k,...ki,...kj->...ij", r, centred, centred)
+        return spread - torch.einsum("...k,...kij->...ij", r, precisions)
 
     # Sampling
 
@@ -280,9 +281,14 @@ class GaussianMixture:
         return alpha[..., None], sigma[..., None]
 
 
+def _average(r: Tensor, v: Tensor) -> Tensor:
+    """Σ_k r_k v_k for weights (..., K) and vectors (..., K, d)."""
+    return torch.einsum("...k,...ki->...i", r, v)
+
+
 def _rotate(Q: Tensor, v: Tensor) -> Tensor:
     """Q v for matrices (..., d, d) and vectors (..., d)."""
-    return (Q * v[..., None, :]).sum(-1)
+    return torch.einsum("...ij,...j->...i", Q, v)
 
 
 def _require_shapes(weights: Tensor, means: Tensor, covariances: Tensor) -> None:
