@@ -12,7 +12,7 @@ noise level after that costs elementwise arithmetic.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Self
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -70,7 +70,9 @@ class GaussianMixture:
             object.__setattr__(self, parameter.name, value)
 
     @classmethod
-    def _spectral(cls, weights: Tensor, means: Tensor, Lam: Tensor, Q: Tensor) -> Self:
+    def _spectral(
+        cls, weights: Tensor, means: Tensor, Lam: Tensor, Q: Tensor
+    ) -> "GaussianMixture":
         """The mixture with Σ_k = Q Λ Qᵀ, from parts that are valid by construction."""
         mixture = cls.__new__(cls)
         mixture._set(weights, means, (Q * Lam[..., None, :]) @ Q.mT, (Lam, Q))
