@@ -1,0 +1,19 @@
+"""Interactive figures: live in a kernel, live in the built book, a picture elsewhere.
+
+`bundle_classic` and `stylesheet` are what a static page needs: one classic script and
+one style sheet, which bring every widget in the page to life without a kernel.
+"""
+
+from diffedu.widgets import _bundle
+from diffedu.widgets._bundle import stylesheet
+from diffedu.widgets.dissolving_mixture import DissolvingMixture
+from diffedu.widgets.reverse_trajectories import ReverseTrajectories
+
+__all__ = ["DissolvingMixture", "ReverseTrajectories", "bundle_classic", "stylesheet"]
+
+WIDGETS = (DissolvingMixture, ReverseTrajectories)
+
+
+def bundle_classic() -> str:
+    """A classic script that hydrates every `<figure class="diffedu-widget">`."""
+    return _bundle.bundle_classic(*(widget._name for widget in WIDGETS))

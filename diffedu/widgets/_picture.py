@@ -1,0 +1,210 @@
+"""The first frame of a widget, drawn with matplotlib from the package's own objects.
+
+Same margins, ranges and colours as the canvas that takes its place (`figure.js`), and
+the same particles: the page's random numbers are drawn here as there. The paper is
+transparent and the ink mid-grey, so that one picture serves light and dark pages.
+"""
+
+import base64
+import io
+import math
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Ellipse
+
+from diffedu.mixture import GaussianMixture
+from diffedu.path import GaussianPath
+
+LEFT, RIGHT, TOP, BOTTOM = 34, 8, 16, 26
+FAINT = "#767676"
+DENSITY = (0, 90, 156)
+COMPONENTS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6bbe")
+DENSITY_CELLS = 72
+PIXELS_PER_POINT = 72 / 100
+
+
+class Generator:
+    """The page's random numbers: mulberry32 and Box–Muller."""
+
+    def __init__(self, seed: int) -> None:
+        self.state = seed
+
+    def uniform(self, count: int) -> np.ndarray:
+        """`count` numbers uniform on (0, 1)."""
+        with np.errstate(over="ignore"):
+            index = np.arange(1, count + 1, dtype=np.uint32)
+            state = np.uint32(self.state) + index * np.uint32(0x6D2B79F5)
+            a = (state ^ (state >> np.uint32(15))) * (state | np.uint32(1))
+            a ^= a + (a ^ (a >> np.uint32(7))) * (a | np.uint32(61))
+            a ^= a >> np.uint32(14)
+        self.state = (self.state + count * 0x6D2B79F5) % 2**32
+        return (a + 0.5) / 2**32
+
+    def normal(self, count: int) -> np.ndarray:
+        """`count` standard normals."""
+        u = self.uniform(count + count % 2)
+        radius = np.sqrt(-2 * np.log(u[::2]))
+        angle = 2 * np.pi * u[1::2]
+        z = np.stack([radius * np.cos(angle), radius * np.sin(angle)], -1)
+        return z.ravel()[:count]
+
+
+def place(
+    mixture: GaussianMixture, u: np.ndarray, z: np.ndarray
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The draws that u (n,) and z (2n,) stand for, and their components."""
+    edges = mixture.weights.cumsum(0)[:-1]
+    component = torch.searchsorted(edges, torch.from_numpy(u), right=True)
+    L = torch.linalg.cholesky(mixture.covariances)[component]
+    z = torch.from_numpy(z).reshape(-1, 2)
+    x = mixture.means[component] + (L @ z[..., None])[..., 0]
+    return x, component
+
+
+def reach(law: GaussianMixture) -> float:
+    """How far from the origin p reaches: every mean and 2.7 deviations around it."""
+    major = torch.linalg.eigvalsh(law.covariances)[:, -1].sqrt()
+    return float((law.means.norm(dim=-1) + 2.7 * major).max())
+
+
+def view_extent(mixture: GaussianMixture, path: GaussianPath, t: float) -> float:
+    """Half the width of the view at t: fixed if the process stays near, else growing."""
+    start = reach(mixture)
+    times = [i / 32 * path.t_max for i in range(33)]
+    most = max(reach(path.marginal(mixture, time)) for time in times)
+    return max(start, min(most, 1.5 * start), reach(path.marginal(mixture, t)))
+
+
+class Picture:
+    """One pair of axes, `size` pixels square, centred on the origin."""
+
+    def __init__(self, extent: float, size: int = 440) -> None:
+        self.extent = extent
+        self.width = self.height = size
+        self.figure = Figure(figsize=(size / 100, size / 100), dpi=100)
+        FigureCanvasAgg(self.figure)
+        box = (
+            LEFT / size,
+            BOTTOM / size,
+            1 - (LEFT + RIGHT) / size,
+            1 - (TOP + BOTTOM) / size,
+        )
+        self.figure.patch.set_alpha(0)
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            self.axes = self.figure.add_axes(box, facecolor="none")
+        self.axes.set(xlim=(-extent, extent), ylim=(-extent, extent))
+        step = _nice_step(extent)
+        last = math.floor(extent / step)
+        ticks = [i * step for i in range(-last, last + 1)]
+        self.axes.set_xticks(ticks)
+        self.axes.set_yticks(ticks)
+        self.axes.tick_params(
+            colors=FAINT, labelsize=11 * PIXELS_PER_POINT, length=4 * PIXELS_PER_POINT
+        )
+        for spine in self.axes.spines.values():
+            spine.set_color(FAINT)
+
+    def heading(self, text: str, left: bool = True) -> None:
+        """Text above the frame."""
+        self.axes.text(
+            0 if left else 1,
+            1 + 5 / (self.height - TOP - BOTTOM),
+            text,
+            transform=self.axes.transAxes,
+            ha="left" if left else "right",
+            color=FAINT,
+            fontsize=11 * PIXELS_PER_POINT,
+        )
+
+    def density(self, law: GaussianMixture) -> None:
+        """The density as shading, √(p / max p)."""
+        n = DENSITY_CELLS
+        centres = self.extent * ((2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1)
+        points = torch.cartesian_prod(centres, centres).reshape(n, n, 2).transpose(0, 1)
+        log_p = law.log_prob(points.reshape(-1, 2)).reshape(n, n)
+        image = np.zeros((n, n, 4), dtype=np.uint8)
+        image[..., :3] = DENSITY
+        image[..., 3] = (165 * torch.exp(0.5 * (log_p - log_p.max()))).numpy()
+        self.axes.imshow(
+            image,
+            extent=(-self.extent, self.extent) * 2,
+            origin="lower",
+            interpolation="bilinear",
+        )
+
+    def arrows(self, law: GaussianMixture, count: int = 20) -> None:
+        """The score; its length saturates at one cell."""
+        cell = 2 * self.extent / count
+        line = torch.arange(count, dtype=torch.float64)
+        centres = self.extent * ((2 * line + 1) / count - 1)
+        points = torch.cartesian_prod(centres, centres)
+        score = law.score(points)
+        size = score.norm(dim=-1, keepdim=True)
+        arrow = 0.85 * cell * score / (size + 1 / cell)
+        self.axes.quiver(
+            *points.T.numpy(),
+            *arrow.T.numpy(),
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            pivot="mid",
+            color=FAINT,
+            alpha=0.7,
+            width=0.0028,
+            headwidth=3.5,
+            headlength=4,
+        )
+
+    def points(
+        self, x: torch.Tensor, colours: list[str] | str, radius: float = 1.8
+    ) -> None:
+        """Points as discs of `radius` pixels."""
+        area = (2 * radius * PIXELS_PER_POINT) ** 2
+        self.axes.scatter(*x.T.numpy(), s=area, c=colours, alpha=0.8, linewidths=0)
+
+    def line(self, x: np.ndarray, colour: str, alpha: float) -> None:
+        """A path through points (k, 2)."""
+        self.axes.plot(*x.T, color=colour, alpha=alpha, linewidth=PIXELS_PER_POINT)
+
+    def handles(self, mixture: GaussianMixture) -> None:
+        """The numbered discs that can be dragged, and the first component's ellipse."""
+        Lam, Q = torch.linalg.eigh(mixture.covariances[0])
+        angle = math.degrees(math.atan2(Q[1, 1], Q[0, 1]))
+        self.axes.add_patch(
+            Ellipse(
+                mixture.means[0].tolist(),
+                4 * math.sqrt(Lam[1]),
+                4 * math.sqrt(Lam[0]),
+                angle=angle,
+                fill=False,
+                edgecolor=FAINT,
+                linestyle=(0, (4, 3)),
+            )
+        )
+        for k, mean in enumerate(mixture.means.tolist()):
+            colour = COMPONENTS[k % len(COMPONENTS)]
+            self.axes.plot(*mean, "o", color=colour, markersize=17, mec="white", mew=1.4)
+            self.axes.text(
+                *mean, str(k + 1), ha="center", va="center_baseline", fontsize=9
+            )
+
+    def base64(self) -> str:
+        """The picture as PNG: the same bytes for the same state."""
+        buffer = io.BytesIO()
+        with matplotlib.rc_context():
+            matplotlib.rcdefaults()
+            self.figure.savefig(
+                buffer, dpi=150, transparent=True, metadata={"Software": None}
+            )
+        return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _nice_step(half: float) -> float:
+    rough = half / 2.5
+    power = 10 ** math.floor(math.log10(rough))
+    return next(m * power for m in (1, 2, 5, 10) if m * power >= rough)

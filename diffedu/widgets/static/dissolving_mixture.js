@@ -1,0 +1,496 @@
+/** A mixture that the reader shapes, dissolving into noise: density, score, particles. */
+
+import { Generator, GaussianMixture, average, decode, encode, euler_maruyama, exact_score, forward, make_path, projections, sliced_wasserstein, time_grid } from "./core.js";
+import { Figure, PROCESSES, Panel, assign, choice, follow, format, formatEstimate, group, legend, player, principalAxes, reach, readout, slider, toggle, viewExtent, button } from "./figure.js";
+
+const SECONDS = 8; // from data to noise, played
+const PAIRS = 4; // samples that the distance and its floor are averaged over
+const NUMBERS_EVERY = 120; // milliseconds between two refreshes of the numbers
+
+/** What can be changed about a process: name, label, least, most, step. */
+const PARAMETERS = {
+  OrnsteinUhlenbeck: [["beta", "rate β", 0, 3, 0.05], ["diffusion", "diffusion g", 0.2, 3, 0.05]],
+  VariancePreserving: [["beta_max", "β at t = 1", 1, 30, 0.5]],
+  VarianceExploding: [["sigma_max", "σ at t = 1", 1, 20, 0.5]],
+  Cosine: [],
+  Straight: [],
+};
+
+const NUMBERS = [
+  ["alpha", "α", "how much of x₀ is left"],
+  ["sigma", "σ", "standard deviation of the noise"],
+  ["snr", "SNR α²/σ²", "signal-to-noise ratio"],
+  ["information", "I(x₀; x_t), nats", "mutual information, Monte Carlo over the particles, ± standard error"],
+  ["kl", "KL to noise, nats", "KL(p_t ‖ N(0, s²I)), Monte Carlo over the particles, ± standard error"],
+  ["distance", "particles to p_t", "sliced Wasserstein distance to exact samples of p_t"],
+  ["floor", "sampling floor", "the same distance between two exact samples of this size"],
+  ["posterior", "E[x₀ | x_t] at the pointer", "posterior mean; the ellipse is one standard deviation"],
+];
+
+const TRAITS = ["weights", "means", "covariances", "path", "t", "n_particles", "seed", "simulate", "steps", "playing"];
+
+/** The standard deviation of the Gaussian that the process ends in. */
+function noiseScale(path) {
+  return path.beta > 0 && path.stationary_std ? path.stationary_std : path.sigma(path.t_max);
+}
+
+/** The covariance with these standard deviations: √(major minor), major / minor, angle. */
+function shaped({ width, elongation, angle }) {
+  const [major, minor] = [width ** 2 * elongation, width ** 2 / elongation];
+  const [c, s] = [Math.cos(angle), Math.sin(angle)];
+  const off = (major - minor) * c * s;
+  return [major * c * c + minor * s * s, off, off, major * s * s + minor * c * c];
+}
+
+class DissolvingMixture {
+  constructor({ model, el }) {
+    this.model = model;
+    this.selected = 0;
+    this.show = { density: true, score: true, particles: true };
+    this.hover = null;
+    this.initial = Object.fromEntries(TRAITS.map((name) => [name, model.get(name)]));
+    this.remembered = {}; // the last parameters of each process
+    this.figure = new Figure({
+      name: "dissolving_mixture",
+      el,
+      model,
+      draw: (colours) => this.draw(colours),
+      advance: (seconds) => this.advance(seconds),
+    });
+    this.panel = new Panel("");
+    this.figure.stage.append(this.panel.node);
+    this.handles = [];
+    this.buildControls();
+    this.followPointer();
+    this.unfollow = follow(model, TRAITS, () => this.changed());
+    this.changed();
+  }
+
+  // ----------------------------------------------------------------------------- state
+
+  /** Everything the picture depends on, computed from the traits; throws on bad ones. */
+  read() {
+    const get = (name) => this.model.get(name);
+    const mixture = new GaussianMixture(decode(get("weights")), decode(get("means")), decode(get("covariances")));
+    if (mixture.dim !== 2) throw new Error("means must be points of the plane");
+    const path = make_path(get("path"));
+    const t = get("t");
+    if (!(t >= 0 && t <= path.t_max)) throw new Error(`t must lie in [0, ${path.t_max}], got ${t}`);
+    const n = get("n_particles");
+    if (!(Number.isInteger(n) && n >= 2 && n <= 20000)) throw new Error("n_particles must lie in 2 … 20000");
+    const steps = get("steps");
+    if (!(Number.isInteger(steps) && steps >= 1 && steps <= 1000)) throw new Error("steps must lie in 1 … 1000");
+    return { mixture, path, t, n, steps, simulate: get("simulate") };
+  }
+
+  changed() {
+    this.stale = true;
+    this.figure.playing = this.model.get("playing");
+    this.figure.invalidate();
+  }
+
+  /** All the noise there is, drawn once: the same seed shows every reader the same thing. */
+  drawNoise(n, steps) {
+    const key = `${this.model.get("seed")} ${n} ${steps}`;
+    if (this.noise?.key === key) return;
+    const generator = new Generator(this.model.get("seed"));
+    const sample = () => ({ u: generator.uniform(n), z: generator.normal(2 * n) });
+    this.noise = { key, ...sample(), eps: generator.normal(2 * n) };
+    this.noise.pairs = Array.from({ length: PAIRS }, () => [sample(), sample()]);
+    this.noise.steps = generator.normal(2 * n * steps);
+  }
+
+  /** The particles at time t: x_t = α x_0 + σ ε, or the SDE simulated up to t. */
+  particles() {
+    const { mixture, path, t, simulate } = this.now;
+    const { u, z, eps } = this.noise;
+    const { x: x_0, component } = mixture.place(u, z);
+    const x = simulate ? this.simulated(x_0) : path.perturb(x_0, eps, t);
+    return { x_0, x, component, t };
+  }
+
+  simulated(x_0) {
+    const { path, t, steps } = this.now;
+    const times = time_grid(0, path.t_max, steps);
+    const replay = (k) => ({ normal: (count) => this.noise.steps.subarray(k++ * count, k * count) });
+    const key = JSON.stringify(["weights", "means", "covariances", "path", "steps"].map((name) => this.model.get(name)));
+    if (this.run?.key !== key || this.run.noise !== this.noise) {
+      const states = euler_maruyama(forward(path), x_0, times, replay(0));
+      this.run = { key, noise: this.noise, states, reached: [] };
+    }
+    const k = Math.max(0, times.findLastIndex((time) => time <= t));
+    while (this.run.reached.length <= k) this.run.reached.push(this.run.states.next().value);
+    const x = this.run.reached[k];
+    if (times[k] === t) return x;
+    return [...euler_maruyama(forward(path), x, [times[k], t], replay(k))].at(-1);
+  }
+
+  advance(seconds) {
+    const { t_max } = make_path(this.model.get("path"));
+    const t = Math.min(t_max, this.model.get("t") + (seconds / SECONDS) * t_max);
+    assign(this.model, t < t_max ? { t } : { t, playing: false });
+  }
+
+  // -------------------------------------------------------------------------- controls
+
+  buildControls() {
+    const set = (name) => (value) => assign(this.model, { [name]: value });
+    this.player = player({
+      onplay: () => this.togglePlay(),
+      onstep: () => this.step(),
+      onreset: () => assign(this.model, this.initial),
+    });
+    this.time = slider({ label: "time t", min: 0, max: 1, step: "any", text: (t) => t.toFixed(2), oninput: set("t") });
+    this.process = choice({ label: "process", options: PROCESSES, onchange: (name) => this.setProcess(name) });
+    this.parameters = group("Process", this.process.node);
+    this.law = choice({
+      label: "particles",
+      options: [["exact", "x_t = α x₀ + σ ε"], ["simulated", "simulate the SDE"]],
+      onchange: (value) => assign(this.model, { simulate: value === "simulated" }),
+    });
+    this.steps = slider({ label: "steps to T", min: 2, max: 200, step: 1, text: String, oninput: set("steps") });
+    this.weight = slider({ label: "weight", min: 0.02, max: 0.98, step: 0.01, text: (w) => w.toFixed(2), oninput: (w) => this.setWeight(w) });
+    this.width = slider({ label: "width", min: 0.05, max: 1.5, step: 0.01, text: (w) => w.toFixed(2), oninput: (width) => this.reshape({ width }) });
+    this.elongation = slider({ label: "elongation", min: 1, max: 8, step: 0.1, text: (e) => e.toFixed(1), oninput: (elongation) => this.reshape({ elongation }) });
+    this.angle = slider({ label: "angle", min: -90, max: 90, step: 1, text: (a) => `${Math.round(a)}°`.replace("-", "−"), oninput: (a) => this.reshape({ angle: (a * Math.PI) / 180 }) });
+    this.component = group("Component", this.weight.node, this.width.node, this.elongation.node, this.angle.node);
+    this.switches = Object.keys(this.show).map((name) => {
+      const control = toggle({
+        label: name,
+        onchange: (on) => {
+          this.show[name] = on;
+          this.figure.invalidate();
+        },
+      });
+      control.set(true);
+      return control.node;
+    });
+    this.numbers = readout(NUMBERS);
+    this.key = legend([
+      ["is-shade", "var(--density)", "density p_t"],
+      ["is-arrow", "currentColor", "score ∇ log p_t (length saturates)"],
+      ["is-dot", "#d55e00", "particles, coloured by the component they came from"],
+    ]);
+    const shown = group("Show", ...this.switches);
+    shown.classList.add("is-inline");
+    this.figure.side.append(
+      this.player.node,
+      this.time.node,
+      this.parameters,
+      group("Particles", this.law.node, this.steps.node),
+      this.component,
+      shown,
+    );
+    this.figure.below.append(this.key, this.numbers.node);
+    this.component.addEventListener("change", () => this.settle());
+  }
+
+  togglePlay() {
+    const playing = !this.model.get("playing");
+    const { t_max } = make_path(this.model.get("path"));
+    const atEnd = this.model.get("t") >= t_max;
+    assign(this.model, playing && atEnd ? { t: 0, playing } : { playing });
+  }
+
+  step() {
+    const { t_max } = make_path(this.model.get("path"));
+    assign(this.model, { playing: false, t: Math.min(t_max, this.model.get("t") + t_max / 20) });
+  }
+
+  /** Another process at the same fraction of its time. */
+  setProcess(name) {
+    const old = this.model.get("path");
+    this.remembered[old.name] = old;
+    const path = this.remembered[name] ?? { name };
+    const t = (this.model.get("t") / make_path(old).t_max) * make_path(path).t_max;
+    assign(this.model, { path, t });
+  }
+
+  setWeight(weight) {
+    const weights = decode(this.model.get("weights"));
+    const k = this.selected;
+    const rest = 1 - weights[k];
+    if (weights.length === 1) return;
+    const others = (w) => (rest > 0 ? (w / rest) * (1 - weight) : (1 - weight) / (weights.length - 1));
+    assign(this.model, { weights: encode(weights.map((w, j) => (j === k ? weight : others(w))), [weights.length]) });
+  }
+
+  reshape(change) {
+    const covariances = decode(this.model.get("covariances"));
+    this.shape = { ...this.shape, ...change };
+    covariances.set(shaped(this.shape), 4 * this.selected);
+    assign(this.model, { covariances: encode(covariances, [covariances.length / 4, 2, 2]) });
+  }
+
+  move(k, x, y) {
+    const means = decode(this.model.get("means"));
+    const [half_x, half_y] = this.panel.half;
+    means[2 * k] = Math.max(-half_x, Math.min(half_x, x));
+    means[2 * k + 1] = Math.max(-half_y, Math.min(half_y, y));
+    assign(this.model, { means: encode(means, [means.length / 2, 2]) });
+  }
+
+  /** Fits the view again once a gesture has ended. */
+  settle() {
+    this.reference = null;
+    this.figure.invalidate();
+  }
+
+  select(k) {
+    this.selected = k;
+    this.shape = null;
+    this.stale = true;
+    this.figure.invalidate();
+  }
+
+  // --------------------------------------------------------------------------- handles
+
+  makeHandle(k) {
+    const at = (event) => {
+      const box = this.panel.canvas.getBoundingClientRect();
+      return this.panel.toData(event.clientX - box.left, event.clientY - box.top);
+    };
+    const handle = button(String(k + 1), null, { class: "diffedu-handle" });
+    let grip = null; // from the pointer to the mean, while dragged
+    handle.addEventListener("focus", () => this.select(k));
+    handle.addEventListener("pointerdown", (event) => {
+      handle.setPointerCapture(event.pointerId);
+      handle.focus();
+      const [x, y] = at(event);
+      const means = decode(this.model.get("means"));
+      grip = [means[2 * k] - x, means[2 * k + 1] - y];
+      this.dragging = true;
+    });
+    handle.addEventListener("pointermove", (event) => {
+      if (!grip) return;
+      const [x, y] = at(event);
+      this.move(k, x + grip[0], y + grip[1]);
+    });
+    const release = () => {
+      grip = null;
+      this.dragging = false;
+      this.settle();
+    };
+    handle.addEventListener("pointerup", release);
+    handle.addEventListener("pointercancel", release);
+    handle.addEventListener("keydown", (event) => {
+      const step = (event.shiftKey ? 0.2 : 0.05) * (this.reference?.start ?? 1) / 2;
+      const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
+      if (!moves[event.key]) return;
+      event.preventDefault();
+      const means = decode(this.model.get("means"));
+      this.move(k, means[2 * k] + moves[event.key][0], means[2 * k + 1] + moves[event.key][1]);
+    });
+    handle.addEventListener("blur", () => this.settle());
+    return handle;
+  }
+
+  followPointer() {
+    const { canvas } = this.panel;
+    const point = (event) => {
+      const box = canvas.getBoundingClientRect();
+      this.hover = this.panel.toData(event.clientX - box.left, event.clientY - box.top);
+      this.numbersAt = 0;
+      this.figure.invalidate();
+    };
+    canvas.addEventListener("pointermove", point);
+    canvas.addEventListener("pointerdown", point);
+    canvas.addEventListener("pointerleave", () => {
+      this.hover = null;
+      this.figure.invalidate();
+    });
+  }
+
+  // -------------------------------------------------------------------------- one frame
+
+  draw(colours) {
+    if (this.stale) this.refresh();
+    const { panel, now } = this;
+    panel.extent = viewExtent(this.reference.mixture, now.path, now.t);
+    if (!panel.begin(colours)) return;
+    panel.clipped(() => {
+      if (this.show.density) this.highest = panel.density(now.law);
+      if (this.show.score) panel.arrows((points) => now.law.score(points));
+      if (this.show.particles) this.drawParticles(colours);
+      this.drawSelection(colours);
+      if (this.hover) this.drawPosterior(colours);
+    });
+    panel.axes();
+    panel.heading(`t = ${now.t.toFixed(2)}`, "left", colours.ink);
+    if (this.show.density) panel.heading(`darkest: p_t = ${format(this.highest)}`, "right");
+    this.placeHandles(colours);
+    this.updateNumbers();
+  }
+
+  /** Recomputes what depends on the traits, and shows them in the controls. */
+  refresh() {
+    this.now = this.read();
+    const { mixture, path, t, n, steps, simulate } = this.now;
+    this.now.law = path.marginal(mixture, t);
+    if (!this.reference || !this.dragging) this.reference ??= { mixture, start: reach(mixture) };
+    this.drawNoise(n, steps);
+    this.now.particles = this.particles();
+    this.selected = Math.min(this.selected, mixture.n_components - 1);
+    this.showParameters(path);
+    this.player.set(this.model.get("playing"));
+    this.time.range(0, path.t_max, path.t_max / 500);
+    this.time.set(t);
+    this.law.set(simulate ? "simulated" : "exact");
+    this.steps.set(steps);
+    this.steps.node.hidden = !simulate;
+    this.showComponent(mixture);
+    this.measured = 0;
+    this.stale = false;
+  }
+
+  showParameters(path) {
+    const { name, ...values } = this.model.get("path");
+    this.process.set(name);
+    if (this.parameters.dataset.name !== name) {
+      this.parameters.dataset.name = name;
+      this.sliders = PARAMETERS[name].map(([parameter, label, min, max, step]) => {
+        const oninput = (value) => assign(this.model, { path: { ...this.model.get("path"), [parameter]: value } });
+        return [parameter, slider({ label, min, max, step, oninput })];
+      });
+      this.parameters.replaceChildren(this.parameters.firstChild, this.process.node, ...this.sliders.map(([, s]) => s.node));
+    }
+    for (const [parameter, control] of this.sliders) control.set(values[parameter] ?? path[parameter]);
+  }
+
+  showComponent(mixture) {
+    const k = this.selected;
+    const { major, minor, angle } = principalAxes(mixture.covariances.subarray(4 * k, 4 * k + 4));
+    const elongation = major / minor;
+    const round = elongation < 1.01;
+    this.shape = { width: Math.sqrt(major * minor), elongation, angle: round ? (this.shape?.angle ?? 0) : angle };
+    this.component.firstChild.textContent = `Component ${k + 1} of ${mixture.n_components}`;
+    this.weight.set(mixture.weights[k]);
+    this.width.set(this.shape.width);
+    this.elongation.set(elongation);
+    this.angle.set((this.shape.angle * 180) / Math.PI);
+  }
+
+  drawParticles(colours) {
+    const { x, component } = this.now.particles;
+    const palette = colours.components;
+    palette.forEach((colour, k) => {
+      this.panel.points(x, colour, { radius: 1.8, alpha: 0.8, belongs: (i) => component[i] % palette.length === k });
+    });
+  }
+
+  /** The selected component of the data: one and two standard deviations. */
+  drawSelection(colours) {
+    const { mixture } = this.now;
+    const k = this.selected;
+    const mean = mixture.means.subarray(2 * k, 2 * k + 2);
+    const covariance = mixture.covariances.subarray(4 * k, 4 * k + 4);
+    this.panel.ellipse(mean, covariance, colours.ink, { deviations: 2, dash: [4, 3], alpha: 0.7 });
+  }
+
+  drawPosterior(colours) {
+    const { mixture, path, t } = this.now;
+    const [alpha, sigma] = [path.alpha(t), path.sigma(t)];
+    const x_t = Float64Array.from(this.hover);
+    const mean = mixture.posterior_mean(x_t, alpha, sigma);
+    const covariance = mixture.posterior_covariance(x_t, alpha, sigma);
+    this.panel.line([this.hover, mean], colours.ink, { width: 1.5 });
+    this.panel.ellipse(mean, covariance, colours.ink, { width: 1.5 });
+    this.panel.points(x_t, colours.ink, { radius: 3, alpha: 1 });
+    this.panel.points(mean, colours.ink, { radius: 4.5, alpha: 1 });
+    this.panel.points(mean, colours.paper, { radius: 2.5, alpha: 1 });
+  }
+
+  placeHandles(colours) {
+    const { mixture } = this.now;
+    if (this.handles.length !== mixture.n_components) {
+      this.handles.forEach((handle) => handle.remove());
+      this.handles = Array.from(mixture.weights, (_, k) => this.makeHandle(k));
+      this.panel.node.append(...this.handles);
+    }
+    const [half_x, half_y] = this.panel.half;
+    this.handles.forEach((handle, k) => {
+      const [x, y] = mixture.means.subarray(2 * k, 2 * k + 2);
+      const inside = [Math.max(-half_x, Math.min(half_x, x)), Math.max(-half_y, Math.min(half_y, y))];
+      const [left, top] = this.panel.toPixel(...inside);
+      handle.style.transform = `translate(${left}px, ${top}px) translate(-50%, -50%)`;
+      handle.style.setProperty("--mark", colours.components[k % colours.components.length]);
+      handle.classList.toggle("is-selected", k === this.selected);
+      const label = `Component ${k + 1}, mean at (${x.toFixed(2)}, ${y.toFixed(2)}); arrow keys move it`;
+      if (handle.getAttribute("aria-label") !== label) handle.setAttribute("aria-label", label);
+    });
+  }
+
+  // --------------------------------------------------------------------------- numbers
+
+  /** Refreshes the numbers now and then, until every pair of samples has been heard. */
+  updateNumbers() {
+    const { mixture, path, t } = this.now;
+    const time = performance.now();
+    if (time - (this.numbersAt ?? 0) < NUMBERS_EVERY) {
+      if (!this.figure.playing) this.figure.invalidate();
+      return;
+    }
+    this.numbersAt = time;
+    const [alpha, sigma] = [path.alpha(t), path.sigma(t)];
+    this.numbers.set("alpha", format(alpha));
+    this.numbers.set("sigma", format(sigma));
+    this.numbers.set("snr", format((alpha / sigma) ** 2));
+    this.numbers.set("posterior", this.hover ? this.posteriorText(alpha, sigma) : "point at the plane");
+    if (this.measured < PAIRS) this.measure(alpha, sigma);
+    if (this.measured < PAIRS && !this.figure.playing) this.figure.invalidate();
+    const weights = Array.from(mixture.weights, (w) => w.toFixed(2)).join(", ");
+    this.panel.describe(
+      `Mixture of ${mixture.n_components} Gaussians with weights ${weights} at time ${t.toFixed(2)}: ` +
+        `alpha ${format(alpha)}, sigma ${format(sigma)}; density, score arrows and ${this.now.n} particles.`,
+    );
+  }
+
+  posteriorText(alpha, sigma) {
+    const mean = this.now.mixture.posterior_mean(Float64Array.from(this.hover), alpha, sigma);
+    return `(${Array.from(mean, (m) => m.toFixed(2)).join(", ")})`.replaceAll("-", "−");
+  }
+
+  measure(alpha, sigma) {
+    const { law, path } = this.now;
+    const { x, x_0 } = this.now.particles;
+    const log_p = law.log_prob(x);
+    this.numbers.set("information", sigma > 0 ? formatEstimate(average(informationTerms(x, x_0, alpha, sigma, log_p))) : "∞");
+    this.numbers.set("kl", formatEstimate(average(klTerms(x, noiseScale(path), log_p))));
+
+    this.distances ??= [];
+    const j = (this.next = ((this.next ?? -1) + 1) % PAIRS);
+    const [a, b] = this.noise.pairs[j].map(({ u, z }) => projections(law.place(u, z).x));
+    this.distances[j] = [sliced_wasserstein(projections(x), a), sliced_wasserstein(b, a)];
+    this.measured += 1;
+    const mean = (which) => average(this.distances.map((pair) => pair[which])).value;
+    this.numbers.set("distance", format(mean(0), 2));
+    this.numbers.set("floor", format(mean(1), 2));
+  }
+
+  remove() {
+    this.unfollow();
+    this.figure.release();
+  }
+}
+
+/** log N(x_t; α x_0, σ²I) − log p_t(x_t): its mean is the mutual information. */
+function informationTerms(x, x_0, alpha, sigma, log_p) {
+  return log_p.map((log_marginal, i) => {
+    const distance = (x[2 * i] - alpha * x_0[2 * i]) ** 2 + (x[2 * i + 1] - alpha * x_0[2 * i + 1]) ** 2;
+    return -Math.log(2 * Math.PI * sigma ** 2) - distance / (2 * sigma ** 2) - log_marginal;
+  });
+}
+
+/** log p_t(x_t) − log N(x_t; 0, s²I): its mean is the Kullback–Leibler divergence. */
+function klTerms(x, s, log_p) {
+  return log_p.map((log_marginal, i) => {
+    const distance = x[2 * i] ** 2 + x[2 * i + 1] ** 2;
+    return log_marginal + Math.log(2 * Math.PI * s ** 2) + distance / (2 * s ** 2);
+  });
+}
+
+/** anywidget's entry point: draws into `el`, returns the clean-up. */
+export function render({ model, el }) {
+  const widget = new DissolvingMixture({ model, el });
+  return () => widget.remove();
+}

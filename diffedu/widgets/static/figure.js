@@ -1,0 +1,552 @@
+/**
+ * What every widget of the book is drawn with: a canvas with axes, native controls,
+ * live numbers, the page's theme, and a loop that rests when nobody can see it.
+ */
+
+// ----------------------------------------------------------------------------- elements
+
+/** A DOM element; properties starting with "on" are listeners, the rest attributes. */
+export function element(tag, properties = {}, ...children) {
+  const node = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+    else if (value === true) node.setAttribute(name, "");
+    else if (value !== false && value !== null) node.setAttribute(name, value);
+  }
+  node.append(...children);
+  return node;
+}
+
+/** A number as the book prints it: `digits` significant ones, a true minus sign. */
+export function format(value, digits = 3) {
+  if (Number.isNaN(value)) return "undefined";
+  if (!Number.isFinite(value)) return value > 0 ? "∞" : "−∞";
+  const size = Math.abs(value);
+  let text = size === 0 ? "0" : value.toPrecision(digits);
+  if (size >= 1e5 || (size < 1e-3 && size > 0)) {
+    const [mantissa, exponent] = value.toExponential(digits - 1).split("e");
+    text = `${mantissa}·10${superscript(Number(exponent))}`;
+  } else if (text.includes("e")) {
+    text = String(Math.round(value));
+  }
+  return text.replaceAll("-", "−");
+}
+
+function superscript(n) {
+  return String(n).replace(/[-0-9]/g, (c) => (c === "-" ? "⁻" : "⁰¹²³⁴⁵⁶⁷⁸⁹"[c]));
+}
+
+/** "value ± standard error". */
+export function formatEstimate({ value, standard_error }) {
+  return `${format(value, 2)} ± ${format(standard_error, 1)}`;
+}
+
+// -------------------------------------------------------------------------------- theme
+
+// Okabe and Ito's colours: distinct for every common kind of colour blindness.
+const COMPONENTS = ["#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6bbe"];
+
+const LIGHT = { ink: "#1d2733", faint: "#767676", paper: "#ffffff", density: [0, 90, 156] };
+const DARK = { ink: "#e8edf2", faint: "#8f979f", paper: "#14181e", density: [86, 180, 233] };
+
+/** Whether the page around the node is dark: what it says, else how it looks. */
+function isDark(node) {
+  const root = document.documentElement;
+  if (root.dataset.theme) return root.dataset.theme === "dark";
+  if (document.body.dataset.jpThemeLight) return document.body.dataset.jpThemeLight === "false";
+  for (let at = node; at; at = at.parentElement) {
+    const [r, g, b, a = 1] = getComputedStyle(at).backgroundColor.match(/[\d.]+/g).map(Number);
+    if (a > 0.5) return 0.299 * r + 0.587 * g + 0.114 * b < 128;
+  }
+  return false;
+}
+
+// ----------------------------------------------------------------------------- controls
+
+/** The processes a reader can choose among. */
+export const PROCESSES = [
+  ["OrnsteinUhlenbeck", "Ornstein–Uhlenbeck"],
+  ["VariancePreserving", "variance preserving"],
+  ["VarianceExploding", "variance exploding"],
+  ["Cosine", "cosine"],
+  ["Straight", "straight"],
+];
+
+/** A row with a name, a native input and its current value. */
+function row(label, input, output) {
+  return element("label", { class: "diffedu-row" }, element("span", {}, label), input, output ?? "");
+}
+
+/** A slider for a number; `set(value)` moves it without a callback. */
+export function slider({ label, min, max, step, text = format, oninput }) {
+  const input = element("input", { type: "range", min, max, step, "aria-label": label });
+  const output = element("output");
+  const show = (value) => {
+    output.textContent = text(value);
+    input.setAttribute("aria-valuetext", output.textContent);
+  };
+  input.addEventListener("input", () => {
+    show(input.valueAsNumber);
+    oninput(input.valueAsNumber);
+  });
+  const node = row(label, input, output);
+  return {
+    node,
+    range(low, high, by) {
+      Object.assign(input, { min: low, max: high, step: by });
+    },
+    set(value) {
+      input.value = value;
+      show(value);
+    },
+  };
+}
+
+/** A choice among [value, text] pairs. */
+export function choice({ label, options, onchange }) {
+  const list = options.map(([value, text]) => element("option", { value }, text));
+  const select = element("select", { "aria-label": label, onchange: () => onchange(select.value) }, ...list);
+  return { node: row(label, select), set: (value) => (select.value = value) };
+}
+
+/** A switch. */
+export function toggle({ label, onchange }) {
+  const input = element("input", { type: "checkbox", onchange: () => onchange(input.checked) });
+  const node = element("label", { class: "diffedu-toggle" }, input, label);
+  return { node, set: (value) => (input.checked = value) };
+}
+
+/** A button with text. */
+export function button(text, onclick, properties = {}) {
+  return element("button", { type: "button", onclick, ...properties }, text);
+}
+
+/** Play or pause, step, reset. */
+export function player({ onplay, onstep, onreset }) {
+  const play = button("Play", onplay, { class: "diffedu-play" });
+  const node = element("div", { class: "diffedu-player", role: "group", "aria-label": "Playback" });
+  node.append(play, button("Step", onstep), button("Reset", onreset));
+  return { node, set: (playing) => (play.textContent = playing ? "Pause" : "Play") };
+}
+
+/** A titled group of controls. */
+export function group(title, ...nodes) {
+  return element("fieldset", {}, element("legend", {}, title), ...nodes);
+}
+
+/** Live numbers: names fixed, values set as they change. */
+export function readout(names) {
+  const values = new Map();
+  const node = element("dl", { class: "diffedu-numbers" });
+  for (const [key, name, title] of names) {
+    const value = element("dd", { "data-number": key }, "…");
+    values.set(key, value);
+    node.append(element("div", { title }, element("dt", {}, name), value));
+  }
+  return {
+    node,
+    set(key, text) {
+      if (values.get(key).textContent !== text) values.get(key).textContent = text;
+    },
+  };
+}
+
+/** What the marks mean: [css class, colour, text] triples. */
+export function legend(entries) {
+  const items = entries.map(([mark, colour, text]) =>
+    element("li", {}, element("span", { class: `diffedu-mark ${mark}`, style: `--mark: ${colour}` }), text),
+  );
+  return element("ul", { class: "diffedu-legend" }, ...items);
+}
+
+// -------------------------------------------------------------------------------- panel
+
+const MARGIN = { left: 34, right: 8, top: 16, bottom: 26 };
+const DENSITY_CELLS = 72;
+
+/** One pair of axes on a canvas, equal scales, centred on the origin. */
+export class Panel {
+  constructor(label) {
+    this.canvas = element("canvas", { role: "img", "aria-label": label });
+    this.node = element("div", { class: "diffedu-panel" }, this.canvas);
+    this.context = this.canvas.getContext("2d");
+    this.extent = 1;
+    this.image = element("canvas", { width: DENSITY_CELLS, height: DENSITY_CELLS });
+    this.cells = new Float64Array(2 * DENSITY_CELLS ** 2);
+  }
+
+  describe(text) {
+    if (this.canvas.getAttribute("aria-label") !== text) this.canvas.setAttribute("aria-label", text);
+  }
+
+  /** Fits the canvas to its box and clears it; false where it has no room. */
+  begin(colours) {
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    const ratio = window.devicePixelRatio || 1;
+    const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
+    if (this.canvas.width !== w || this.canvas.height !== h) Object.assign(this.canvas, { width: w, height: h });
+    this.colours = colours;
+    this.width = width - MARGIN.left - MARGIN.right;
+    this.height = height - MARGIN.top - MARGIN.bottom;
+    this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
+    this.context.clearRect(0, 0, width, height);
+    return this.width > 0 && this.height > 0;
+  }
+
+  /** Pixels per unit of the data. */
+  get scale() {
+    return Math.min(this.width, this.height) / (2 * this.extent);
+  }
+
+  toPixel(x, y) {
+    return [
+      MARGIN.left + this.width / 2 + x * this.scale,
+      MARGIN.top + this.height / 2 - y * this.scale,
+    ];
+  }
+
+  toData(left, top) {
+    return [
+      (left - MARGIN.left - this.width / 2) / this.scale,
+      (MARGIN.top + this.height / 2 - top) / this.scale,
+    ];
+  }
+
+  /** Half the width and height of the view, in units of the data. */
+  get half() {
+    return [this.width / 2 / this.scale, this.height / 2 / this.scale];
+  }
+
+  /** Draws within the axes only. */
+  clipped(draw) {
+    this.context.save();
+    this.context.beginPath();
+    this.context.rect(MARGIN.left, MARGIN.top, this.width, this.height);
+    this.context.clip();
+    draw();
+    this.context.restore();
+  }
+
+  /** Frame, ticks and tick labels. */
+  axes() {
+    const { context, colours } = this;
+    const [half_x, half_y] = this.half;
+    const step = niceStep(half_x);
+    context.strokeStyle = colours.faint;
+    context.fillStyle = colours.faint;
+    context.lineWidth = 1;
+    context.font = "11px system-ui, sans-serif";
+    context.strokeRect(MARGIN.left - 0.5, MARGIN.top - 0.5, this.width + 1, this.height + 1);
+    context.beginPath();
+    context.textAlign = "center";
+    context.textBaseline = "top";
+    for (const tick of ticks(half_x, step)) {
+      const [left] = this.toPixel(tick, 0);
+      context.moveTo(left, MARGIN.top + this.height);
+      context.lineTo(left, MARGIN.top + this.height + 4);
+      context.fillText(tickText(tick, step), left, MARGIN.top + this.height + 7);
+    }
+    context.textAlign = "right";
+    context.textBaseline = "middle";
+    for (const tick of ticks(half_y, step)) {
+      const [, top] = this.toPixel(0, tick);
+      context.moveTo(MARGIN.left, top);
+      context.lineTo(MARGIN.left - 4, top);
+      context.fillText(tickText(tick, step), MARGIN.left - 7, top);
+    }
+    context.stroke();
+  }
+
+  /** Text above the frame, left or right. */
+  heading(text, align = "left", colour = this.colours.faint) {
+    const { context } = this;
+    context.font = "11px system-ui, sans-serif";
+    context.fillStyle = colour;
+    context.textAlign = align;
+    context.textBaseline = "alphabetic";
+    context.fillText(text, align === "left" ? MARGIN.left : MARGIN.left + this.width, MARGIN.top - 5);
+  }
+
+  /** A remark inside the frame, in its top or bottom left corner. */
+  note(text, corner) {
+    const { context } = this;
+    context.font = "600 11px system-ui, sans-serif";
+    const width = context.measureText(text).width + 10;
+    const top = corner === "top" ? MARGIN.top + 4 : MARGIN.top + this.height - 22;
+    context.globalAlpha = 0.85;
+    context.fillStyle = this.colours.paper;
+    context.fillRect(MARGIN.left + 4, top, width, 18);
+    context.globalAlpha = 1;
+    context.fillStyle = this.colours.ink;
+    context.textAlign = "left";
+    context.textBaseline = "middle";
+    context.fillText(text, MARGIN.left + 9, top + 9.5);
+  }
+
+  /** The density as shading, √(p / max p); returns the largest p in view. */
+  density(law) {
+    const [half_x, half_y] = this.half;
+    const n = DENSITY_CELLS;
+    for (let j = 0; j < n; j++) {
+      for (let i = 0; i < n; i++) {
+        this.cells[2 * (j * n + i)] = ((2 * i + 1) / n - 1) * half_x;
+        this.cells[2 * (j * n + i) + 1] = (1 - (2 * j + 1) / n) * half_y;
+      }
+    }
+    const log_p = law.log_prob(this.cells);
+    let max = -Infinity;
+    for (let i = 0; i < log_p.length; i++) if (log_p[i] > max) max = log_p[i];
+    const context = this.image.getContext("2d");
+    const pixels = context.createImageData(n, n);
+    const [red, green, blue] = this.colours.density;
+    for (let i = 0; i < log_p.length; i++) {
+      pixels.data[4 * i] = red;
+      pixels.data[4 * i + 1] = green;
+      pixels.data[4 * i + 2] = blue;
+      pixels.data[4 * i + 3] = 165 * Math.exp(0.5 * (log_p[i] - max));
+    }
+    context.putImageData(pixels, 0, 0);
+    this.context.imageSmoothingQuality = "high";
+    this.context.drawImage(this.image, MARGIN.left, MARGIN.top, this.width, this.height);
+    return Math.exp(max);
+  }
+
+  /** A field as count×count arrows; their length grows with |v| and saturates at one cell. */
+  arrows(field, count = 20) {
+    const [half_x, half_y] = this.half;
+    const points = new Float64Array(2 * count * count);
+    for (let i = 0; i < count * count; i++) {
+      points[2 * i] = ((2 * (i % count) + 1) / count - 1) * half_x;
+      points[2 * i + 1] = ((2 * Math.floor(i / count) + 1) / count - 1) * half_y;
+    }
+    const v = field(points);
+    const cell = (2 * half_x) / count;
+    const { context } = this;
+    context.strokeStyle = this.colours.ink;
+    context.globalAlpha = 0.5;
+    context.lineWidth = 1;
+    context.beginPath();
+    for (let i = 0; i < count * count; i++) {
+      const size = Math.hypot(v[2 * i], v[2 * i + 1]);
+      const length = (0.85 * cell * this.scale * size) / (size + 1 / cell);
+      if (!(length > 0.5)) continue;
+      const [c, s] = [v[2 * i] / size, -v[2 * i + 1] / size];
+      const [left, top] = this.toPixel(points[2 * i], points[2 * i + 1]);
+      const [tip_x, tip_y] = [left + 0.5 * length * c, top + 0.5 * length * s];
+      const head = Math.min(4, 0.4 * length);
+      context.moveTo(left - 0.5 * length * c, top - 0.5 * length * s);
+      context.lineTo(tip_x, tip_y);
+      context.moveTo(tip_x - head * (c - 0.6 * s), tip_y - head * (s + 0.6 * c));
+      context.lineTo(tip_x, tip_y);
+      context.lineTo(tip_x - head * (c + 0.6 * s), tip_y - head * (s - 0.6 * c));
+    }
+    context.stroke();
+    context.globalAlpha = 1;
+  }
+
+  /** Points as discs; `belongs(i)` chooses among them. Returns how many lie outside. */
+  points(x, colour, { radius = 2, alpha = 0.85, belongs = null } = {}) {
+    const { context } = this;
+    const [half_x, half_y] = this.half;
+    let outside = 0;
+    context.fillStyle = colour;
+    context.globalAlpha = alpha;
+    context.beginPath();
+    for (let i = 0; i < x.length / 2; i++) {
+      if (belongs && !belongs(i)) continue;
+      if (!(Math.abs(x[2 * i]) <= half_x && Math.abs(x[2 * i + 1]) <= half_y)) {
+        outside += 1;
+        continue;
+      }
+      const [left, top] = this.toPixel(x[2 * i], x[2 * i + 1]);
+      context.moveTo(left + radius, top);
+      context.arc(left, top, radius, 0, 2 * Math.PI);
+    }
+    context.fill();
+    context.globalAlpha = 1;
+    return outside;
+  }
+
+  /** A line through [x, y] pairs. */
+  line(points, colour, { width = 1, alpha = 1, dash = [] } = {}) {
+    const { context } = this;
+    context.strokeStyle = colour;
+    context.lineWidth = width;
+    context.globalAlpha = alpha;
+    context.setLineDash(dash);
+    context.beginPath();
+    points.forEach(([x, y], i) => context[i ? "lineTo" : "moveTo"](...this.toPixel(x, y)));
+    context.stroke();
+    context.setLineDash([]);
+    context.globalAlpha = 1;
+  }
+
+  /** The ellipse of `deviations` standard deviations around a mean. */
+  ellipse(mean, covariance, colour, { deviations = 1, ...style } = {}) {
+    const { major, minor, angle } = principalAxes(covariance);
+    const [c, s] = [Math.cos(angle), Math.sin(angle)];
+    const around = Array.from({ length: 61 }, (_, i) => {
+      const a = deviations * major * Math.cos((2 * Math.PI * i) / 60);
+      const b = deviations * minor * Math.sin((2 * Math.PI * i) / 60);
+      return [mean[0] + c * a - s * b, mean[1] + s * a + c * b];
+    });
+    this.line(around, colour, style);
+  }
+}
+
+function niceStep(half) {
+  const rough = half / 2.5;
+  const power = 10 ** Math.floor(Math.log10(rough));
+  return [1, 2, 5, 10].map((m) => m * power).find((step) => step >= rough);
+}
+
+function ticks(half, step) {
+  const last = Math.floor(half / step);
+  return Array.from({ length: 2 * last + 1 }, (_, i) => (i - last) * step);
+}
+
+function tickText(tick, step) {
+  return tick.toFixed(Math.max(0, -Math.floor(Math.log10(step)))).replace("-", "−");
+}
+
+/** Standard deviations along the principal axes of a 2×2 covariance, and the first's angle. */
+export function principalAxes([a, b, , c]) {
+  const middle = (a + c) / 2;
+  const spread = Math.hypot((a - c) / 2, b);
+  return {
+    major: Math.sqrt(middle + spread),
+    minor: Math.sqrt(Math.max(0, middle - spread)),
+    angle: spread > 1e-12 ? 0.5 * Math.atan2(2 * b, a - c) : 0,
+  };
+}
+
+/** How far from the origin p_t reaches: every mean and 2.7 standard deviations around it. */
+export function reach(law) {
+  return Math.max(
+    ...Array.from(law.weights, (_, k) => {
+      const { major } = principalAxes(law.covariances.subarray(4 * k, 4 * k + 4));
+      return Math.hypot(law.means[2 * k], law.means[2 * k + 1]) + 2.7 * major;
+    }),
+  );
+}
+
+/** Half the width of the view at t: fixed if the process stays near, else growing with it. */
+export function viewExtent(mixture, path, t) {
+  const start = reach(mixture);
+  let most = start;
+  for (let i = 1; i <= 32; i++) most = Math.max(most, reach(path.marginal(mixture, (i / 32) * path.t_max)));
+  return Math.max(start, Math.min(most, 1.5 * start), reach(path.marginal(mixture, t)));
+}
+
+// ------------------------------------------------------------------------------- figure
+
+/**
+ * A figure on the page: title, stage (panels), side (controls), numbers, caption.
+ *
+ * `draw(colours)` is called at most once a frame, and only while the figure is on
+ * screen; an error that it throws is shown in the figure instead of a stale picture.
+ * `advance(seconds)` is called before it while `playing`.
+ */
+export class Figure {
+  constructor({ name, el, model, draw, advance }) {
+    this.node = el.tagName === "FIGURE" ? el : el.appendChild(element("figure"));
+    this.draw = draw;
+    this.advance = advance;
+    this.playing = false;
+    this.visible = false;
+    this.requested = 0;
+    this.last = 0;
+    this.stage = element("div", { class: "diffedu-stage" });
+    this.side = element("div", { class: "diffedu-side" });
+    this.below = element("div", { class: "diffedu-below" });
+    this.message = element("p", { class: "diffedu-message", role: "alert", hidden: true });
+    this.node.classList.add("diffedu-widget");
+    this.node.dataset.widget = name;
+    this.node.replaceChildren(
+      element("p", { class: "diffedu-title" }, model.get("title")),
+      this.message,
+      element("div", { class: "diffedu-body" }, this.stage, this.side),
+      this.below,
+      element("figcaption", {}, model.get("caption")),
+    );
+    this.stillness = window.matchMedia("(prefers-reduced-motion: reduce)");
+    this._watch();
+  }
+
+  _watch() {
+    const again = () => this.invalidate();
+    const resized = new ResizeObserver(again);
+    resized.observe(this.node);
+    const seen = new IntersectionObserver((entries) => {
+      this.visible = entries.at(-1).isIntersecting;
+      this.last = 0;
+      this.invalidate();
+    });
+    seen.observe(this.node);
+    const themed = new MutationObserver(again);
+    const attributes = { attributeFilter: ["data-theme", "data-jp-theme-light", "class", "style"] };
+    themed.observe(document.documentElement, attributes);
+    themed.observe(document.body, attributes);
+    const scheme = window.matchMedia("(prefers-color-scheme: dark)");
+    scheme.addEventListener("change", again);
+    this.release = () => {
+      for (const observer of [resized, seen, themed]) observer.disconnect();
+      scheme.removeEventListener("change", again);
+      cancelAnimationFrame(this.requested);
+      this.visible = false;
+    };
+  }
+
+  /** Asks for one frame. */
+  invalidate() {
+    if (this.visible && !this.requested) this.requested = requestAnimationFrame((now) => this._frame(now));
+  }
+
+  _frame(now) {
+    this.requested = 0;
+    const seconds = this.last ? Math.min(0.1, (now - this.last) / 1000) : 0;
+    this.last = this.playing ? now : 0;
+    try {
+      if (this.playing) this._advance(seconds);
+      const dark = isDark(this.node);
+      this.node.dataset.colours = dark ? "dark" : "light";
+      this.draw({ ...(dark ? DARK : LIGHT), components: COMPONENTS });
+      this.fail(null);
+    } catch (error) {
+      this.fail(error);
+    }
+    if (this.playing) this.invalidate();
+  }
+
+  /** Smooth motion, or two jumps a second for readers who prefer less of it. */
+  _advance(seconds) {
+    if (!this.stillness.matches) return this.advance(seconds);
+    this.waited = (this.waited ?? 0) + seconds;
+    if (this.waited < 0.5) return undefined;
+    this.waited = 0;
+    return this.advance(0.5);
+  }
+
+  /** Shows why nothing can be drawn; null when all is well. */
+  fail(error) {
+    this.node.classList.toggle("is-broken", error !== null);
+    this.node.dataset.state = error === null ? "live" : "error";
+    const text = error === null ? "" : `This figure cannot be drawn: ${error.message}.`;
+    this.message.hidden = error === null;
+    if (this.message.textContent !== text) this.message.textContent = text;
+  }
+}
+
+/** Wires the model's traits to handlers; returns what undoes it. */
+export function follow(model, names, handler) {
+  for (const name of names) model.on(`change:${name}`, handler);
+  return () => {
+    for (const name of names) model.off(`change:${name}`, handler);
+  };
+}
+
+/** Sets several traits and tells the kernel, where there is one. */
+export function assign(model, values) {
+  for (const [name, value] of Object.entries(values)) model.set(name, value);
+  model.save_changes();
+}
