@@ -25,7 +25,10 @@ from diffedu.path import GaussianPath, expand
 Field = Callable[[Tensor, Tensor], Tensor]
 """A vector field: (x (n, d), t ()) to (n, d)."""
 
-Times = Sequence[float] | Float[Tensor, "steps+1"]
+Increment = Callable[[Tensor, Tensor], Tensor]
+"""The Brownian increment Δw over a step: (t (), s ()) to (n, d)."""
+
+Times = Sequence[float] | Float[Tensor, "times"]
 
 
 @dataclass(frozen=True)
@@ -111,10 +114,13 @@ def euler_maruyama(
     x: Float[Tensor, "n d"],
     times: Times,
     generator: torch.Generator | None = None,
+    increment: Increment | None = None,
 ) -> Iterator[Float[Tensor, "n d"]]:
     """x_s = x_t + drift(x_t, t) (s − t) + diffusion(t) √|s − t| z, for each t → s.
 
     Yields x itself, then the state after every step: len(times) states of shape (n, d).
+    The noise √|s − t| z is drawn from the generator, or is `increment(t, s)`: runs with
+    different steps can so share one Brownian path, and different SDEs the same noise.
     Strong and weak order 1 for the diffusions here, whose g does not depend on x.
 
     Raises:
@@ -128,7 +134,8 @@ def euler_maruyama(
     for t, s in pairwise(times):
         dx = sde.drift(x, t) * (s - t)
         if sde.diffusion is not None:
-            dx = dx + _times(_coefficient(sde.diffusion(t), x), _dw(x, t, s, generator))
+            g = _coefficient(sde.diffusion(t), x)
+            dx = dx + _times(g, _dw(x, t, s, generator, increment))
         x = x + dx
         yield x
 
@@ -138,6 +145,7 @@ def heun(
     x: Float[Tensor, "n d"],
     times: Times,
     generator: torch.Generator | None = None,
+    increment: Increment | None = None,
 ) -> Iterator[Float[Tensor, "n d"]]:
     """Euler–Maruyama predicts x_s; the step averages drift and diffusion at both ends.
 
@@ -160,15 +168,23 @@ def heun(
         else:
             g = _coefficient(sde.diffusion(t), x)
             g_next = _coefficient(sde.diffusion(s), x)
-            dw = _dw(x, t, s, generator)
+            dw = _dw(x, t, s, generator, increment)
             predicted = x + drift * h + _times(g, dw)
             drift_mean = 0.5 * (drift + sde.drift(predicted, s))
             x = x + drift_mean * h + _times(0.5 * (g + g_next), dw)
         yield x
 
 
-def _dw(x: Tensor, t: Tensor, s: Tensor, generator: torch.Generator | None) -> Tensor:
-    """Δw ~ N(0, |s − t| I), one increment per point."""
+def _dw(
+    x: Tensor,
+    t: Tensor,
+    s: Tensor,
+    generator: torch.Generator | None,
+    increment: Increment | None,
+) -> Tensor:
+    """Δw ~ N(0, |s − t| I), one increment per point, drawn or given."""
+    if increment is not None:
+        return increment(t, s)
     z = torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
     return (s - t).abs().sqrt() * z
 
