@@ -44,7 +44,7 @@ class DissolvingMixture(MixtureWidget):
 
     title = Text("A mixture dissolving into noise")
     caption = Text(
-        "Shading: the exact density p_t. Arrows: the exact score. Dots: particles, "
+        "Shading: the exact density pₜ. Arrows: the exact score. Dots: particles, "
         "coloured by the component that they came from. Drag a numbered disc to move "
         "that component of the data; point anywhere for the posterior of x₀."
     )

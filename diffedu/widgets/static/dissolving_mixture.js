@@ -20,11 +20,11 @@ const NUMBERS = [
   ["alpha", "α", "how much of x₀ is left"],
   ["sigma", "σ", "standard deviation of the noise"],
   ["snr", "SNR α²/σ²", "signal-to-noise ratio"],
-  ["information", "I(x₀; x_t), nats", "mutual information, Monte Carlo over the particles, ± standard error"],
-  ["kl", "KL to noise, nats", "KL(p_t ‖ N(0, s²I)), Monte Carlo over the particles, ± standard error"],
-  ["distance", "particles to p_t", "sliced Wasserstein distance to exact samples of p_t"],
+  ["information", "I(x₀; xₜ), nats", "mutual information, Monte Carlo over the particles, ± standard error"],
+  ["kl", "KL to noise, nats", "KL(pₜ ‖ N(0, s²I)), Monte Carlo over the particles, ± standard error"],
+  ["distance", "particles to pₜ", "sliced Wasserstein distance to exact samples of pₜ"],
   ["floor", "sampling floor", "the same distance between two exact samples of this size"],
-  ["posterior", "E[x₀ | x_t] at the pointer", "posterior mean; the ellipse is one standard deviation"],
+  ["posterior", "E[x₀ | xₜ] at pointer", "posterior mean; the ellipse is one standard deviation"],
 ];
 
 const TRAITS = ["weights", "means", "covariances", "path", "t", "n_particles", "seed", "simulate", "steps", "playing"];
@@ -145,7 +145,7 @@ class DissolvingMixture {
     this.parameters = group("Process", this.process.node);
     this.law = choice({
       label: "particles",
-      options: [["exact", "x_t = α x₀ + σ ε"], ["simulated", "simulate the SDE"]],
+      options: [["exact", "xₜ = α x₀ + σ ε"], ["simulated", "simulate the SDE"]],
       onchange: (value) => assign(this.model, { simulate: value === "simulated" }),
     });
     this.steps = slider({ label: "steps to T", min: 2, max: 200, step: 1, text: String, oninput: set("steps") });
@@ -167,8 +167,8 @@ class DissolvingMixture {
     });
     this.numbers = readout(NUMBERS);
     this.key = legend([
-      ["is-shade", "var(--density)", "density p_t"],
-      ["is-arrow", "currentColor", "score ∇ log p_t (length saturates)"],
+      ["is-shade", "var(--density)", "density pₜ"],
+      ["is-arrow", "currentColor", "score ∇ log pₜ (length saturates)"],
       ["is-dot", "#d55e00", "particles, coloured by the component they came from"],
     ]);
     const shown = group("Show", ...this.switches);
@@ -317,7 +317,7 @@ class DissolvingMixture {
     });
     panel.axes();
     panel.heading(`t = ${now.t.toFixed(2)}`, "left", colours.ink);
-    if (this.show.density) panel.heading(`darkest: p_t = ${format(this.highest)}`, "right");
+    if (this.show.density) panel.heading(`darkest: pₜ = ${format(this.highest)}`, "right");
     this.placeHandles(colours);
     this.updateNumbers();
   }
@@ -435,7 +435,7 @@ class DissolvingMixture {
     this.numbers.set("alpha", format(alpha));
     this.numbers.set("sigma", format(sigma));
     this.numbers.set("snr", format((alpha / sigma) ** 2));
-    this.numbers.set("posterior", this.hover ? this.posteriorText(alpha, sigma) : "point at the plane");
+    this.numbers.set("posterior", this.hover ? this.posteriorText(alpha, sigma) : "hover or tap");
     if (this.measured < PAIRS) this.measure(alpha, sigma);
     if (this.measured < PAIRS && !this.figure.playing) this.figure.invalidate();
     const weights = Array.from(mixture.weights, (w) => w.toFixed(2)).join(", ");

@@ -497,9 +497,10 @@ export class Figure {
     };
   }
 
-  /** Asks for one frame. */
+  /** Asks for one frame; the first is drawn wherever the figure is, for print. */
   invalidate() {
-    if (this.visible && !this.requested) this.requested = requestAnimationFrame((now) => this._frame(now));
+    const wanted = this.visible || this.node.dataset.state !== "live";
+    if (wanted && !this.requested) this.requested = requestAnimationFrame((now) => this._frame(now));
   }
 
   _frame(now) {

@@ -4,7 +4,7 @@ import { Generator, GaussianMixture, average, decode, euler_maruyama, exact_scor
 import { Figure, PROCESSES, Panel, assign, choice, element, follow, format, group, legend, player, slider, toggle, viewExtent } from "./figure.js";
 
 const SECONDS = 6; // from noise to data, played
-const TRAILS = 40; // particles whose way is drawn
+const TRAILS = 12; // particles whose way is drawn
 const TRAIL_POINTS = 120; // at most, per way
 const PAIRS = 4; // samples that the distance and its floor are averaged over
 
@@ -49,7 +49,7 @@ class ReverseTrajectories {
 
   etaTitle() {
     const eta = this.model.get("eta");
-    return `Reverse SDE, η = ${format(eta, 2)}${eta === 1 ? " (Anderson)" : ""}`;
+    return `Reverse SDE, η = ${Number(eta.toPrecision(3))}${eta === 1 ? " (Anderson)" : ""}`;
   }
 
   // ----------------------------------------------------------------------------- state
@@ -150,9 +150,10 @@ class ReverseTrajectories {
       min: 0,
       max: 1,
       step: 1,
-      text: (k) => `${k}`,
+      text: (k) => (this.now ? `${k} of ${this.now.steps}, t = ${this.now.times[k].toFixed(2)}` : ""),
       oninput: (k) => assign(this.model, { k, playing: false }),
     });
+    this.position.node.classList.add("is-long");
     this.steps = slider({
       label: "steps in all",
       min: Math.log(2),
@@ -178,14 +179,14 @@ class ReverseTrajectories {
     });
     this.zoomed.set(this.zoom);
     this.figure.side.append(
-      element("div", { class: "diffedu-column" }, this.player.node, this.position.node, this.zoomed.node),
+      element("div", { class: "diffedu-playback" }, this.player.node, this.position.node),
       element("div", { class: "diffedu-column" }, this.eta.node, this.steps.node, this.power.node),
-      element("div", { class: "diffedu-column" }, this.solver.node, this.process.node),
+      element("div", { class: "diffedu-column" }, this.process.node, this.solver.node, this.zoomed.node),
     );
     this.table = this.buildTable();
     const key = legend([
-      ["is-shade", "var(--density)", "exact density p_t at this step"],
-      ["is-line", "currentColor", `the way of ${TRAILS} particles`],
+      ["is-shade", "var(--density)", "exact density pₜ at this step"],
+      ["is-line", "currentColor", `the ways of ${TRAILS} particles`],
       ["is-dot", "#d55e00", "naive"],
       ["is-dot", "#009e73", "flow"],
       ["is-dot", "#cc79a7", "reverse SDE"],
@@ -193,23 +194,24 @@ class ReverseTrajectories {
     this.figure.below.append(key, this.table);
   }
 
-  /** One row of live numbers per run. */
+  /** One column of live numbers per run, in the order of the panels. */
   buildTable() {
-    const columns = [
+    const rows = [
       ["evaluations", "score evaluations", "per particle, in the whole run"],
       ["distance", "end points to data", "sliced Wasserstein distance of the end points to exact samples"],
       ["floor", "sampling floor", "the same distance between two exact samples of this size"],
       ["variance", "total variance now", "of the particles at this step"],
-      ["exact", "exact", "total variance of p_t"],
+      ["exact", "exact", "total variance of pₜ"],
     ];
-    const head = element("tr", {}, element("td"), ...columns.map(([, text, title]) => element("th", { scope: "col", title }, text)));
-    const rows = this.runs.map((run) => {
-      run.name = element("th", { scope: "row" });
-      run.cells = Object.fromEntries(columns.map(([key]) => [key, element("td", { "data-number": `${run.key}-${key}` })]));
-      return element("tr", {}, run.name, ...Object.values(run.cells));
-    });
-    const table = element("table", {}, element("thead", {}, head), element("tbody", {}, ...rows));
-    return element("div", { class: "diffedu-table" }, table);
+    for (const run of this.runs) {
+      run.name = element("th", { scope: "col" });
+      run.cells = Object.fromEntries(rows.map(([key]) => [key, element("td", { "data-number": `${run.key}-${key}` })]));
+    }
+    const head = element("tr", {}, element("td"), ...this.runs.map((run) => run.name));
+    const body = rows.map(([key, text, title]) =>
+      element("tr", {}, element("th", { scope: "row", title }, text), ...this.runs.map((run) => run.cells[key])),
+    );
+    return element("table", {}, element("thead", {}, head), element("tbody", {}, ...body));
   }
 
   togglePlay() {
@@ -275,7 +277,7 @@ class ReverseTrajectories {
     });
     panel.axes();
     panel.heading(run.title(), "left", colours.ink);
-    if (panel.extent > 1.05 * extent) panel.note(`axes ×${format(panel.extent / extent, 2)}`, "top");
+    if (panel.extent > 1.05 * extent) panel.note(`zoomed out ×${format(panel.extent / extent, 2)}`, "top");
     if (outside) panel.note(`${outside} of ${x.length / 2} outside`, "bottom");
     run.outside = outside;
   }
@@ -286,7 +288,7 @@ class ReverseTrajectories {
     const kept = run.states.filter((_, j) => j <= k && (j % stride === 0 || j === k));
     for (let i = 0; i < Math.min(TRAILS, n); i++) {
       const way = kept.map((x) => [x[2 * i], x[2 * i + 1]]);
-      run.panel.line(way, colours.ink, { alpha: 0.35, width: 0.8 });
+      run.panel.line(way, colours.ink, { alpha: 0.45, width: 0.8 });
     }
   }
 
