@@ -176,10 +176,15 @@ class _Quiet(SimpleHTTPRequestHandler):
         """Requests are not logged."""
 
 
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, *arguments: Any) -> None:
+        """A page that is closed while it loads breaks its connections: no matter."""
+
+
 def serve_folder(folder: Path) -> Iterator[str]:
     """Serve a folder on this machine; yields the address."""
     handler = functools.partial(_Quiet, directory=str(folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+    with _Server(("127.0.0.1", 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()

@@ -1,5 +1,7 @@
 """A Sphinx extension: whatever the built book serves that is not in the repository.
 
+Two things of the theme's that do not fit together are mended here as well.
+
 MathJax comes from the installed `sphinx-mathjax-offline` package, of which only the
 files that a page can ask for are taken; the script and the styles that bring the
 widgets to life come from `diffedu.widgets`.  Both are written to a folder beside the
@@ -9,6 +11,8 @@ built book, which Sphinx then copies like any other static folder.
 import shutil
 from importlib.metadata import distribution
 from pathlib import Path
+
+from docutils import nodes
 
 from diffedu.widgets import bundle_classic, stylesheet
 
@@ -24,6 +28,10 @@ MATHJAX_FILES = (
     "sre/mathmaps/en.json",
     "sre/mathmaps/nemeth.json",
 )
+
+NO_SUMMARIES_FROM_FILES = """
+if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
+"""
 
 
 def mathjax_folder() -> Path:
@@ -55,6 +63,37 @@ def write_assets(app, config) -> None:
     config.html_js_files.append(("diffedu-widgets.js", {"defer": "defer"}))
 
 
+def switch_off_thebe(app) -> None:
+    """Undo jupyter-book's loading of Thebe, which nothing here launches.
+
+    It would declare the address of its script on every page, twice, and the second
+    declaration is an error in the console.
+    """
+    for listeners in list(app.events.listeners.values()):
+        for listener in list(listeners):
+            if listener.handler.__module__ == "sphinx_thebe":
+                app.disconnect(listener.id)
+
+
+def title_folded_proofs(app, doctree) -> None:
+    """Give folded proofs a title, on which the button that unfolds them can sit.
+
+    sphinx-proof writes "Proof." into the first paragraph instead; the script that folds
+    looks for a title, and stops with an error when it finds none.
+    """
+    for proof in doctree.findall(nodes.admonition):
+        if {"proof", "dropdown"} <= set(proof["classes"]):
+            text = next(iter(proof.findall(nodes.Text)))
+            rest = nodes.Text(text.removeprefix("Proof.").lstrip())
+            text.parent.replace(text, rest)
+            proof.insert(0, nodes.title("", "Proof"))
+
+
 def setup(app) -> dict:
     app.connect("config-inited", write_assets)
+    app.connect("doctree-read", title_folded_proofs)
+    switch_off_thebe(app)
+    # A browser refuses to fetch the pages that it would quote from in search results
+    # when the book is a file:// copy; the results themselves need no fetch.
+    app.add_js_file(None, body=NO_SUMMARIES_FROM_FILES)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
