@@ -48,7 +48,7 @@ class DissolvingMixture(MixtureWidget):
         "coloured by the component that they came from. Drag a numbered disc to move "
         "that component of the data; point anywhere for the posterior of x₀."
     )
-    t = Real(0.0, least=0)
+    t = Real(0.0, least=0.0)
     simulate = Flag(False)
     steps = Whole(100, least=1, most=1000)
 
@@ -56,7 +56,7 @@ class DissolvingMixture(MixtureWidget):
         self,
         mixture: GaussianMixture | None = None,
         path: GaussianPath | None = None,
-        t: float = 0.0,
+        t: float | int = 0.0,
         n_particles: int = 600,
         seed: int = 0,
         simulate: bool = False,

@@ -67,8 +67,8 @@ class ReverseTrajectories(MixtureWidget):
         "naive reversal runs the noising SDE with time decreasing and no score."
     )
     steps = Whole(100, least=1, most=1000)
-    eta = Real(1.0, least=0, most=10)
-    power = Real(1.0, least=0.1, most=10)
+    eta = Real(1.0, least=0.0, most=10.0)
+    power = Real(1.0, least=0.1, most=10.0)
     solver = OneOf("euler_maruyama", "heun")
     k = Whole(0, least=0, most=1000)
 
@@ -77,8 +77,8 @@ class ReverseTrajectories(MixtureWidget):
         mixture: GaussianMixture | None = None,
         path: GaussianPath | None = None,
         steps: int = 100,
-        eta: float = 1.0,
-        power: float = 1.0,
+        eta: float | int = 1.0,
+        power: float | int = 1.0,
         solver: str = "euler_maruyama",
         k: int | None = None,
         n_particles: int = 500,
