@@ -28,7 +28,7 @@ from diffedu._arguments import (
 Numbers = Tensor | Sequence
 """A tensor, or nested lists of numbers, which become float64."""
 
-Level = float | int | Float[Tensor, "*n"]
+Level = float | int | Float[Tensor, "..."]
 """An amplitude or standard deviation: one for all points, or one per point."""
 
 

@@ -50,7 +50,7 @@ def expand(t: Float[Tensor, "*n"], x: Tensor) -> Tensor:
 
 def time_grid(
     start: float, stop: float, steps: int, power: float = 1.0
-) -> Float[Tensor, "steps+1"]:
+) -> Float[Tensor, "{steps}+1"]:
     """Times from start to stop, uniform in t^(1/power): power 2 is the quadratic grid.
 
     A power above 1 makes the steps small near t = 0, where the score changes fastest.
@@ -205,7 +205,8 @@ class GaussianPath(ABC):
 
 def _derivative(function, t: Tensor) -> Tensor:
     """d function / dt by forward-mode automatic differentiation."""
-    return torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
+    slope = torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
+    return slope.to(t.dtype)  # PyTorch makes it float64 for a float32 t of shape ()
 
 
 @dataclass(frozen=True)
