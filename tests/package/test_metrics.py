@@ -1,0 +1,252 @@
+"""Distances against closed forms, brute force, optimal assignment and repetition."""
+
+import itertools
+import math
+import re
+
+import numpy as np
+import pytest
+import scipy.integrate
+import scipy.optimize
+import scipy.stats
+import torch
+from torch import Tensor
+
+from diffedu.metrics import (
+    Estimate,
+    energy_distance,
+    sampling_floor,
+    sliced_wasserstein,
+)
+from diffedu.mixture import three_gaussians
+
+
+def normal(n: int, d: int, seed: int) -> Tensor:
+    g = torch.Generator().manual_seed(seed)
+    return torch.randn(n, d, generator=g, dtype=torch.float64)
+
+
+def mean_distance(m: float, std: float) -> float:
+    """E|Z| of Z ~ N(m, std²)."""
+    return float(
+        std * math.sqrt(2 / math.pi) * math.exp(-(m**2) / (2 * std**2))
+        + m * (1 - 2 * scipy.stats.norm.cdf(-m / std))
+    )
+
+
+# Energy distance
+
+
+def energy_of_gaussians(m: float, s: float) -> float:
+    """Between N(0, 1) and N(m, s²), from folded normal means."""
+    across = mean_distance(m, math.sqrt(1 + s**2))
+    return 2 * across - mean_distance(0, math.sqrt(2)) * (1 + s)
+
+
+@pytest.mark.parametrize(("m", "s"), [(1.0, 1.0), (0.3, 2.0), (0.0, 0.5)])
+def test_energy_distance_of_gaussians_on_the_line(m: float, s: float) -> None:
+    x, y = normal(3000, 1, 1), m + s * normal(4000, 1, 2)
+    estimate = energy_distance(x, y)
+    truth = energy_of_gaussians(m, s)
+    assert abs(estimate.value - truth) <= 5 * estimate.standard_error
+    # the same law by 2∫(F − G)²
+    cdf = scipy.stats.norm.cdf
+    squared = scipy.integrate.quad(lambda u: (cdf(u) - cdf(u, m, s)) ** 2, -9, 12)
+    assert truth == pytest.approx(2 * squared[0], rel=1e-6)
+
+
+def test_energy_distance_is_the_unbiased_sum_over_pairs() -> None:
+    x, y = normal(7, 3, 1), 0.5 + normal(9, 3, 2)
+    across = [math.dist(a, b) for a in x.tolist() for b in y.tolist()]
+    within = [
+        np.mean([math.dist(a, b) for a, b in itertools.permutations(z.tolist(), 2)])
+        for z in (x, y)
+    ]
+    truth = 2 * np.mean(across) - sum(within)
+    assert energy_distance(x, y).value == pytest.approx(truth)
+    assert energy_distance(y, x) == pytest.approx(energy_distance(x, y))
+
+
+def test_energy_distance_is_the_same_in_blocks() -> None:
+    # 1500 points are more than one block of rows
+    x, y = normal(1500, 2, 1), normal(1300, 2, 2) + 0.2
+    across = torch.cdist(x, y).mean()
+    within = torch.cdist(x, x).sum() / (1500 * 1499)
+    within = within + torch.cdist(y, y).sum() / (1300 * 1299)
+    assert energy_distance(x, y).value == pytest.approx(float(2 * across - within))
+
+
+def test_energy_distance_of_one_law_averages_to_zero() -> None:
+    values = [
+        energy_distance(normal(60, 2, seed), normal(80, 2, 1000 + seed)).value
+        for seed in range(200)
+    ]
+    error = np.std(values, ddof=1) / math.sqrt(len(values))
+    assert abs(np.mean(values)) <= 5 * error
+    assert min(values) < 0 < max(values)
+
+
+def test_energy_distance_is_measured_in_units_of_the_data() -> None:
+    x, y = normal(50, 2, 1), normal(60, 2, 2) + 1
+    assert energy_distance(10 * x, 10 * y) == pytest.approx(
+        tuple(10 * z for z in energy_distance(x, y))
+    )
+
+
+# Sliced Wasserstein
+
+
+@pytest.mark.parametrize("directions", [3, 64])
+def test_a_shift_in_the_plane_has_distance_its_length_over_root_two(
+    directions: int,
+) -> None:
+    # the mean of cos² over 3 or more equally spaced directions is ½ exactly
+    x, shift = normal(50, 2, 1), torch.tensor([0.6, -1.1], dtype=torch.float64)
+    estimate = sliced_wasserstein(x, x + shift, directions)
+    assert estimate.value == pytest.approx(float(shift.norm()) / math.sqrt(2))
+
+
+def test_shifted_gaussians_in_the_plane() -> None:
+    m = torch.tensor([1.0, 0.5], dtype=torch.float64)
+    estimate = sliced_wasserstein(normal(4000, 2, 1), m + normal(4000, 2, 2))
+    truth = float(m.norm()) / math.sqrt(2)
+    assert abs(estimate.value - truth) <= 5 * estimate.standard_error
+
+
+@pytest.mark.parametrize(("m", "s"), [(1.0, 1.0), (0.5, 2.0), (0.0, 0.5)])
+def test_gaussians_on_the_line(m: float, s: float) -> None:
+    # W₂² = m² + (1 − s)²
+    estimate = sliced_wasserstein(normal(4000, 1, 1), m + s * normal(4000, 1, 2))
+    truth = math.hypot(m, 1 - s)
+    assert abs(estimate.value - truth) <= 5 * estimate.standard_error
+
+
+def test_a_shift_in_five_dimensions() -> None:
+    # E(u·m)² = |m|²/5 over random directions; 4000 of them, variance of (u·e)² known
+    m = torch.tensor([1.0, -2.0, 0.5, 0.0, 1.5], dtype=torch.float64)
+    x = normal(20, 5, 1)
+    g = torch.Generator().manual_seed(3)
+    estimate = sliced_wasserstein(x, x + m, 4000, generator=g)
+    squared, n = float(m.square().sum()), 4000
+    error = squared * math.sqrt((3 / 35 - 1 / 25) / n)
+    assert abs(estimate.value**2 - squared / 5) <= 5 * error
+    again = sliced_wasserstein(x, x + m, 4000, torch.Generator().manual_seed(3))
+    assert again == estimate
+
+
+def test_one_direction_is_the_optimal_assignment() -> None:
+    x, y = normal(30, 1, 1), 0.4 + 1.5 * normal(30, 1, 2)
+    cost = (x - y.mT).square().numpy()
+    rows, columns = scipy.optimize.linear_sum_assignment(cost)
+    truth = math.sqrt(cost[rows, columns].mean())
+    assert sliced_wasserstein(x, y).value == pytest.approx(truth)
+
+
+def test_directions_average_squared_assignments_over_the_half_circle() -> None:
+    x, y = normal(12, 2, 1), 1.5 * normal(12, 2, 2) + 0.5
+    squares = []
+    for k in range(5):
+        angle = math.pi * k / 5
+        u = torch.tensor([math.cos(angle), math.sin(angle)]).double()
+        cost = ((x @ u)[:, None] - (y @ u)[None]).square().numpy()
+        rows, columns = scipy.optimize.linear_sum_assignment(cost)
+        squares.append(cost[rows, columns].mean())
+    truth = math.sqrt(np.mean(squares))
+    # the directions are float32-accurate here only
+    assert sliced_wasserstein(x, y, 5).value == pytest.approx(truth, rel=1e-6)
+
+
+def test_a_sample_is_at_distance_zero_from_itself_in_any_order() -> None:
+    x = normal(40, 2, 1)
+    estimate = sliced_wasserstein(x, x[torch.randperm(40, generator=_seeded())])
+    assert estimate == Estimate(0.0, 0.0)
+
+
+def test_a_quarter_turn_of_both_samples_changes_nothing() -> None:
+    # the equally spaced directions are mapped onto each other, up to sign
+    x, y = normal(40, 2, 1), 1.5 * normal(40, 2, 2) + 0.5
+    R = torch.tensor([[0.0, -1.0], [1.0, 0.0]]).double()
+    turned = sliced_wasserstein(x @ R, y @ R)
+    assert turned == pytest.approx(sliced_wasserstein(x, y))
+
+
+def test_sliced_wasserstein_is_measured_in_units_of_the_data() -> None:
+    x, y = normal(50, 2, 1), normal(50, 2, 2) + 1
+    assert sliced_wasserstein(10 * x, 10 * y) == pytest.approx(
+        tuple(10 * z for z in sliced_wasserstein(x, y))
+    )
+    assert sliced_wasserstein(y, x) == pytest.approx(sliced_wasserstein(x, y))
+
+
+# Standard errors
+
+
+@pytest.mark.parametrize(
+    ("metric", "n", "dim", "truth"),
+    [
+        (energy_distance, 120, 1, energy_of_gaussians(0.8, 1.5)),
+        (sliced_wasserstein, 300, 1, math.hypot(0.8, 0.5)),
+        (sliced_wasserstein, 300, 2, math.sqrt(0.8**2 + 0.5**2)),
+    ],
+)
+def test_standard_errors_are_the_spread_over_repetitions(
+    metric, n: int, dim: int, truth: float
+) -> None:
+    """N(0, I) against N(m, 1.5²I), 200 times: with m of length .8 (1-d), .8√2 (plane)."""
+    m = torch.full((dim,), 0.8, dtype=torch.float64)
+    estimates = [
+        metric(normal(n, dim, seed), m + 1.5 * normal(n, dim, 500 + seed))
+        for seed in range(200)
+    ]
+    values = np.array([e.value for e in estimates])
+    stated = np.sqrt(np.mean([e.standard_error**2 for e in estimates]))
+    spread = values.std(ddof=1)
+    # the spread of 200 values is known to 1/√400 = 5 %; five of these
+    assert stated == pytest.approx(spread, rel=0.25)
+    z = [(e.value - truth) / e.standard_error for e in estimates]
+    # a fair error covers the truth 95 % of the time: 200 trials, five deviations of 1.5 %
+    assert np.mean(np.abs(z) < 1.96) > 0.95 - 5 * 0.0154
+
+
+def test_an_estimate_is_printed_with_its_error() -> None:
+    assert str(Estimate(0.123456, 0.00456)) == "0.123 ± 0.0046"
+
+
+# Floor
+
+
+def test_the_floor_is_the_mean_over_pairs_of_exact_samples() -> None:
+    law, generator = three_gaussians(), _seeded()
+    values = [
+        sliced_wasserstein(law.sample(50, generator), law.sample(50, generator)).value
+        for _ in range(6)
+    ]
+    floor = sampling_floor(sliced_wasserstein, law.sample, 50, 6, _seeded())
+    # the values are collected in float32
+    assert floor.value == pytest.approx(np.mean(values), rel=1e-6)
+    assert floor.standard_error == pytest.approx(
+        np.std(values, ddof=1) / math.sqrt(6), rel=1e-5
+    )
+
+
+def test_the_floor_of_sliced_wasserstein_falls_with_the_sample_size() -> None:
+    law = three_gaussians()
+    floors = [
+        sampling_floor(sliced_wasserstein, law.sample, n, 8, _seeded()).value
+        for n in (100, 400, 1600)
+    ]
+    # like 1/√n, give or take the spread of eight pairs
+    for ratio in np.divide(floors[:-1], floors[1:]):
+        assert 1.4 < ratio < 2.8
+
+
+def test_the_floor_of_the_energy_distance_is_zero_within_its_error() -> None:
+    floor = sampling_floor(
+        energy_distance, three_gaussians().sample, 200, 20, _seeded()
+    )
+    assert abs(floor.value) <= 5 * floor.standard_error
+    assert re.match(r"-?[0-9.e-]+ ± [0-9.e-]+", str(floor))
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(11)
