@@ -33,32 +33,37 @@ UNSET = """() => [...document.querySelectorAll("span.math, div.math")]
 MISREAD = """() => [...document.querySelectorAll("[data-mjx-error], mjx-merror")]
     .map(e => e.getAttribute("data-mjx-error") ?? e.textContent)"""
 
-# Text whose contrast with the ground behind it is below WCAG's 4.5.
+# Text whose contrast with the ground behind it, as blended, is below WCAG's 4.5.
 FAINT = """() => {
-    const numbers = colour => colour.match(/[\\d.]+/g).map(Number);
+    const numbers = colour => {
+        const [r, g, b, a] = colour.match(/[\\d.]+/g).map(Number);
+        return {rgb: [r, g, b], a: a ?? 1};
+    };
     const linear = c => c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4;
     const luminance = rgb => {
         const [r, g, b] = rgb.map(c => linear(c / 255));
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;
     };
+    const lineage = e => e ? [e, ...lineage(e.parentElement)] : [];
     const ground = e => {
-        for (; e; e = e.parentElement) {
-            const colour = numbers(getComputedStyle(e).backgroundColor);
-            if (colour.length === 3 || colour[3] === 1) return colour;
-        }
-        return [255, 255, 255];
+        const solid = lineage(e).map(p => numbers(getComputedStyle(p).backgroundColor));
+        return solid.find(colour => colour.a === 1)?.rgb ?? [255, 255, 255];
     };
     const contrast = e => {
-        const ink = luminance(numbers(getComputedStyle(e).color).slice(0, 3));
-        const paper = luminance(ground(e).slice(0, 3));
-        return (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+        const {rgb, a} = numbers(getComputedStyle(e).color);
+        const opacity = lineage(e)
+            .reduce((o, p) => o * getComputedStyle(p).opacity, a);
+        const paper = ground(e);
+        const ink = rgb.map((c, i) => opacity * c + (1 - opacity) * paper[i]);
+        const [dark, light] = [luminance(ink), luminance(paper)].sort((x, y) => x - y);
+        return (light + 0.05) / (dark + 0.05);
     };
-    const text = ["p", "li", "td", "th", "h1", "h2", "h3", "pre", "pre span", "figcaption"]
-        .map(tag => `.bd-article ${tag}`).join(", ");
-    return [...document.querySelectorAll(text)]
+    const tags = ["p", "li", "td", "th", "h1", "h2", "h3", "pre", "pre span",
+                  "figcaption", "label", "output"];
+    return [...document.querySelectorAll(tags.map(t => `.bd-article ${t}`).join(", "))]
         .filter(e => e.textContent.trim() && e.checkVisibility())
         .filter(e => contrast(e) < 4.5)
-        .map(e => `${contrast(e).toFixed(2)} ${e.tagName} ${e.textContent.slice(0, 60)}`);
+        .map(e => [contrast(e).toFixed(2), e.tagName, e.textContent.slice(0, 60)]);
 }"""
 
 # What reaches beyond the right edge, unless something around it scrolls or clips.
@@ -68,8 +73,9 @@ OUTSIDE = """() => {
             if (getComputedStyle(p).overflowX !== "visible") return true;
         return false;
     };
+    const seen = {visibilityProperty: true, opacityProperty: true};
     return [...document.querySelectorAll(".bd-article *")]
-        .filter(e => e.checkVisibility({visibilityProperty: true, opacityProperty: true}))
+        .filter(e => e.checkVisibility(seen))
         .filter(e => e.getBoundingClientRect().right > innerWidth + 1)
         .filter(e => !contained(e))
         .map(e => `${e.tagName} ${e.className} ${e.textContent.slice(0, 60)}`);
@@ -79,7 +85,7 @@ OUTSIDE = """() => {
 @pytest.mark.parametrize(("source", "theme"), [("file", "light"), ("http", "dark")])
 @pytest.mark.parametrize("name", pages())
 def test_a_page_is_whole(visit, request, name, source, theme):
-    """No error, no other host, mathematics set, text readable in the theme asked for."""
+    """No error, no other host, mathematics set, text readable in either theme."""
     address = request.getfixturevalue(f"book_over_{source}")
     seen = visit(f"{address}/{name}.html", theme=theme)
     page = seen.page
