@@ -243,8 +243,10 @@ class MixtureWidget(anywidget.AnyWidget):
             for name, trait in sorted(self.traits(state=True).items())
         }
 
-    def _repr_html_(self) -> str:
+    def _repr_html_(self) -> str | None:
         """A figure: the state as inert JSON, and a picture for who has no script."""
+        if _in_colab():
+            return None
         state = json.dumps(self._state(), separators=(",", ":")).replace("</", r"<\/")
         alternative = html.escape(f"{self.title}: {self._description()}.")
         images = "".join(
@@ -266,8 +268,9 @@ class MixtureWidget(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict, dict]:
         data, metadata = super()._repr_mimebundle_() or ({}, {})
         data["text/plain"] = repr(self)
-        if not _in_colab():
-            data["text/html"] = self._repr_html_()
+        face = self._repr_html_()
+        if face is not None:
+            data["text/html"] = face
         return data, metadata
 
 
