@@ -192,7 +192,7 @@ def test_sliced_wasserstein_is_measured_in_units_of_the_data() -> None:
 def test_standard_errors_are_the_spread_over_repetitions(
     metric, n: int, dim: int, truth: float
 ) -> None:
-    """N(0, I) against N(m, 1.5²I), 200 times: with m of length .8 (1-d), .8√2 (plane)."""
+    """N(0, I) against N(m, 1.5²I), 200 times, with every coordinate of m at .8."""
     m = torch.full((dim,), 0.8, dtype=torch.float64)
     estimates = [
         metric(normal(n, dim, seed), m + 1.5 * normal(n, dim, 500 + seed))
@@ -204,7 +204,7 @@ def test_standard_errors_are_the_spread_over_repetitions(
     # the spread of 200 values is known to 1/√400 = 5 %; five of these
     assert stated == pytest.approx(spread, rel=0.25)
     z = [(e.value - truth) / e.standard_error for e in estimates]
-    # a fair error covers the truth 95 % of the time: 200 trials, five deviations of 1.5 %
+    # a fair error covers the truth 95 % of the time, known here to 1.5 %
     assert np.mean(np.abs(z) < 1.96) > 0.95 - 5 * 0.0154
 
 

@@ -98,9 +98,9 @@ def test_variance_preserving_paths_keep_a_unit_variance(path: GaussianPath) -> N
 def test_ornstein_uhlenbeck_settles_at_the_balance_of_decay_and_noise() -> None:
     # Lyapunov: 0 = −2βV + g²
     path = OrnsteinUhlenbeck(beta=0.8, diffusion=1.1, horizon=60.0)
-    V = path.stationary_std**2
-    assert 2 * 0.8 * V == pytest.approx(1.1**2)
-    assert float(path.variance(60.0)) == pytest.approx(V)
+    stationary = path.stationary_std**2
+    assert stationary == pytest.approx(1.1**2 / (2 * 0.8))
+    assert float(path.variance(60.0)) == pytest.approx(stationary)
     assert OrnsteinUhlenbeck(beta=0.0).stationary_std == math.inf
 
 

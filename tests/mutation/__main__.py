@@ -1,0 +1,122 @@
+"""python -m tests.mutation [module ...]: does a test notice each one-symbol mistake?
+
+Copies the package and its tests to temporary folders, makes each mistake of `MUTANTS`
+there in turn and runs the tests of that module until the first failure. Exits with 1
+when a mutant survives, and when a snippet no longer occurs exactly once.
+"""
+
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tests.mutation.mutants import MUTANTS
+
+ROOT = Path(__file__).resolve().parents[2]
+PROCESSES = 2
+TIMEOUT = 300  # seconds; a mutant that makes the tests hang is noticed
+
+
+def copy_to(folder: Path) -> None:
+    """The package and its tests, without compiled files."""
+    ignore = shutil.ignore_patterns("__pycache__", "widgets", "book")
+    for name in ("diffedu", "tests"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    shutil.copy(ROOT / "pyproject.toml", folder)
+
+
+def tests_pass(folder: Path, module: str) -> bool:
+    """Whether the tests of the module pass in the folder.
+
+    Raises:
+        RuntimeError: pytest could not run them.
+    """
+    # bytecode is told apart by the second, in which several mutants can be made
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
+    command += ["-p", "no:xdist", f"tests/package/test_{module}.py"]
+    try:
+        run = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            timeout=TIMEOUT,
+            capture_output=True,
+            text=True,
+        )
+    except subprocess.TimeoutExpired:
+        return False
+    # 0 all pass, 1 a test fails, 2 the module cannot be imported; more is a bad call
+    if run.returncode > 2:
+        raise RuntimeError(run.stdout + run.stderr)
+    return run.returncode == 0
+
+
+def stale() -> list[str]:
+    """Mutants whose snippet does not occur exactly once."""
+    lines = []
+    for module, mutants in MUTANTS.items():
+        source = (ROOT / "diffedu" / f"{module}.py").read_text(encoding="utf-8")
+        for old, new in mutants:
+            if (n := source.count(old)) != 1:
+                lines.append(f"{module}: occurs {n} times: {old!r}")
+            if old == new:
+                lines.append(f"{module}: changes nothing: {old!r}")
+    return lines
+
+
+def main() -> int:
+    """Try every mutant; report the survivors."""
+    if lines := stale():
+        print("\n".join(lines))
+        return 1
+    chosen = sys.argv[1:] or list(MUTANTS)
+    jobs = [(m, old, new) for m in chosen for old, new in MUTANTS[m]]
+    folders: queue.Queue[Path] = queue.Queue()
+    start = time.monotonic()
+    with tempfile.TemporaryDirectory() as temporary:
+        for i in range(PROCESSES):
+            folder = Path(temporary) / str(i)
+            copy_to(folder)
+            folders.put(folder)
+
+        def unchanged(module: str) -> bool:
+            folder = folders.get()
+            try:
+                return tests_pass(folder, module)
+            finally:
+                folders.put(folder)
+
+        def survives(job: tuple[str, str, str]) -> bool:
+            module, old, new = job
+            folder = folders.get()
+            file = folder / "diffedu" / f"{module}.py"
+            source = file.read_text(encoding="utf-8")
+            file.write_text(source.replace(old, new), encoding="utf-8")
+            try:
+                alive = tests_pass(folder, module)
+            finally:
+                file.write_text(source, encoding="utf-8")
+                folders.put(folder)
+            word = "SURVIVES" if alive else "killed"
+            print(f"{word:8} {module}: {old!r} -> {new!r}", flush=True)
+            return alive
+
+        with ThreadPoolExecutor(PROCESSES) as pool:
+            for module, fine in zip(chosen, pool.map(unchanged, chosen), strict=True):
+                if not fine:
+                    print(f"{module}: the tests fail on the unchanged package")
+                    return 1
+            survivors = sum(pool.map(survives, jobs))
+    seconds = time.monotonic() - start
+    print(f"{len(jobs)} mutants, {survivors} survive, {seconds:.0f} s")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,459 @@
+"""Bad input gets a ValueError that names the argument, what came and what is allowed.
+
+The checks of shapes that run in the other tests are off here, as they are for users.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from diffedu.denoiser import ExactDenoiser
+from diffedu.metrics import energy_distance, sampling_floor, sliced_wasserstein
+from diffedu.mixture import GaussianMixture, ring, three_gaussians, two_moons_like
+from diffedu.path import (
+    Cosine,
+    OrnsteinUhlenbeck,
+    Straight,
+    VarianceExploding,
+    VariancePreserving,
+    expand,
+    time_grid,
+)
+from diffedu.plots import grid
+from diffedu.samplers import ddim, last, trajectory
+from diffedu.sde import SDE, euler_maruyama, forward, heun, log_likelihood, reverse
+
+pytestmark = pytest.mark.usefixtures("no_shape_checks")
+
+NAN, INF = math.nan, math.inf
+MEANS = [[0.0, 0.0], [1.0, 1.0]]
+IDENTITIES = [[[1.0, 0.0], [0.0, 1.0]]] * 2
+G3 = three_gaussians()
+X = torch.ones(3, 2, dtype=torch.float64)
+OU = OrnsteinUhlenbeck()
+NOISING = forward(OU)
+FLOW = reverse(NOISING, lambda x, t: -x, eta=0.0)
+DENOISER = ExactDenoiser(OU, G3)
+
+
+def mixture(
+    weights: Any = (0.5, 0.5), means: Any = MEANS, covariances: Any = IDENTITIES
+) -> GaussianMixture:
+    return GaussianMixture(weights, means, covariances)
+
+
+def covariance(a: float, b: float, c: float, d: float) -> list:
+    return [[[1.0, 0.0], [0.0, 1.0]], [[a, b], [c, d]]]
+
+
+def refused(call: Callable[[], Any], message: str) -> None:
+    """The call raises a ValueError (not a subclass) whose message matches."""
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert error.type is ValueError
+
+
+CASES: dict[str, tuple[Callable[[], Any], str]] = {
+    # mixture: weights
+    "negative weight": (
+        lambda: mixture(weights=[1.2, -0.2]),
+        r"weights must be >= 0, got -0\.2",
+    ),
+    "weights that sum to more": (
+        lambda: mixture(weights=[0.5, 0.6]),
+        r"weights must sum to 1, got a sum of 1\.1",
+    ),
+    "weights that sum to less": (
+        lambda: mixture(weights=[0.5, 0.4999]),
+        r"weights must sum to 1, got a sum of 0\.9999",
+    ),
+    "weight NaN": (
+        lambda: mixture(weights=[NAN, 1.0]),
+        r"weights must be finite, got 1 NaN or infinite of 2",
+    ),
+    "a weight too many": (
+        lambda: mixture(weights=[0.5, 0.3, 0.2]),
+        r"weights must have shape \(2,\).*got \(3,\)",
+    ),
+    "weights in words": (
+        lambda: mixture(weights=["half", "half"]),
+        r"weights must be a number.*got list",
+    ),
+    "weights None": (lambda: mixture(weights=None), "weights must be a number"),
+    "float16": (
+        lambda: mixture(means=torch.zeros(2, 2, dtype=torch.float16)),
+        r"means must be float32 or float64, got torch\.float16",
+    ),
+    "integer tensor": (
+        lambda: mixture(means=torch.zeros(2, 2, dtype=torch.int64)),
+        r"means must be float32 or float64, got torch\.int64",
+    ),
+    "complex": (
+        lambda: mixture(
+            covariances=torch.eye(2, dtype=torch.complex64).expand(2, 2, 2)
+        ),
+        r"covariances must be float32 or float64, got torch\.complex64",
+    ),
+    # mixture: means and covariances
+    "means of no dimension": (
+        lambda: mixture(means=[0.0, 1.0]),
+        r"means must have shape \(K, d\).*got \(2,\)",
+    ),
+    "no component": (
+        lambda: mixture([], torch.zeros(0, 2), torch.zeros(0, 2, 2)),
+        r"means must have shape \(K, d\) with at least one component.*got \(0, 2\)",
+    ),
+    "ragged means": (
+        lambda: mixture(means=[[0.0], [1.0, 2.0]]),
+        "means must be a number, a nested list or a tensor",
+    ),
+    "mean infinite": (
+        lambda: mixture(means=[[0.0, INF], [0.0, 0.0]]),
+        "means must be finite, got 1 NaN or infinite of 4",
+    ),
+    "covariances of another shape": (
+        lambda: mixture(covariances=[[1.0, 1.0], [1.0, 1.0]]),
+        r"covariances must have shape \(2, 2, 2\).*got \(2, 2\)",
+    ),
+    "covariance NaN": (
+        lambda: mixture(covariances=covariance(NAN, 0.0, 0.0, 1.0)),
+        "covariances must be finite",
+    ),
+    "covariance asymmetric": (
+        lambda: mixture(covariances=covariance(1.0, 0.5, 0.2, 1.0)),
+        r"covariances must be symmetric.*differ by 0\.3",
+    ),
+    "covariance indefinite": (
+        lambda: mixture(covariances=covariance(1.0, 2.0, 2.0, 1.0)),
+        "covariances must be positive definite, got a smallest eigenvalue of -1",
+    ),
+    "covariance singular": (
+        lambda: mixture(covariances=covariance(1.0, 1.0, 1.0, 1.0)),
+        "covariances must be positive definite",
+    ),
+    "covariance zero": (
+        lambda: mixture(covariances=covariance(0.0, 0.0, 0.0, 0.0)),
+        "covariances must be positive definite, got a smallest eigenvalue of 0",
+    ),
+    # mixture: points and levels
+    "log_prob in another dimension": (
+        lambda: G3.log_prob(torch.ones(3, 3)),
+        r"x must be points of dimension 2, got shape \(3, 3\)",
+    ),
+    "score in another dimension": (
+        lambda: G3.score(torch.ones(3, 1)),
+        "x must be points of dimension 2",
+    ),
+    "posterior in another dimension": (
+        lambda: G3.posterior_mean(torch.ones(3, 3), 0.5, 0.5),
+        "must be points of dimension 2",
+    ),
+    "negative sigma": (lambda: G3.noised(1.0, -0.1), r"sigma must be >= 0, got -0\.1"),
+    "sigma NaN": (lambda: G3.noised(1.0, NAN), "sigma must be finite"),
+    "alpha infinite": (lambda: G3.noised(INF, 1.0), "alpha must be finite"),
+    "neither signal nor noise": (
+        lambda: G3.noised(0.0, 0.0),
+        "alpha and sigma must not both be 0",
+    ),
+    "posterior without noise": (
+        lambda: G3.posterior(X, 1.0, 0.0),
+        "sigma must be > 0",
+    ),
+    "sample of zero points": (
+        lambda: G3.sample(0),
+        "n must be a whole number >= 1, got 0",
+    ),
+    "sample of a negative number": (
+        lambda: G3.sample(-5),
+        "n must be a whole number >= 1, got -5",
+    ),
+    "sample of half a point": (
+        lambda: G3.sample(2.5),
+        r"n must be a whole number >= 1, got 2\.5",
+    ),
+    "sample of True": (lambda: G3.sample(True), "n must be a whole number >= 1"),
+    "ring of no component": (lambda: ring(0), "n must be a whole number >= 1, got 0"),
+    "moons of one component": (
+        lambda: two_moons_like(1),
+        "n must be a whole number >= 2, got 1",
+    ),
+    # path
+    "t negative": (
+        lambda: OU.alpha(-0.1),
+        r"t must lie in \[0, 3\], got -0\.1",
+    ),
+    "t past the end": (
+        lambda: Cosine().sigma(1.5),
+        r"t must lie in \[0, 1\], got 1\.5",
+    ),
+    "t NaN": (lambda: OU.alpha(NAN), r"t must lie in \[0, 3\]"),
+    "some t outside": (
+        lambda: OU.g(torch.tensor([0.5, 4.0])),
+        r"t must lie in \[0, 3\], got 0\.5 to 4",
+    ),
+    "t an integer tensor": (
+        lambda: OU.alpha(torch.tensor(1)),
+        r"t must be float32 or float64, got torch\.int64",
+    ),
+    "t in words": (lambda: OU.alpha("now"), "t must be a number"),
+    "t per point of another number": (
+        lambda: OU.perturb(X, X, torch.tensor([0.1, 0.2])),
+        r"t must have shape \(\) or \(3,\), one per point, got \(2,\)",
+    ),
+    "t a matrix": (
+        lambda: expand(torch.ones(3, 1), X),
+        r"t must have shape \(\) or \(3,\).*got \(3, 1\)",
+    ),
+    "unknown target": (
+        lambda: OU.row("noise", 0.5),
+        "target must be one of 'x0', 'eps', 'score', 'v', 'velocity', got 'noise'",
+    ),
+    "unknown source": (
+        lambda: OU.convert(X, X, 0.5, "noise", "eps"),
+        "must be one of 'x0', 'eps', 'score', 'v', 'velocity', got 'noise'",
+    ),
+    "unknown target of a conversion": (
+        lambda: OU.convert(X, X, 0.5, "eps", "drift"),
+        "target must be one of .*'velocity', got 'drift'",
+    ),
+    "beta negative": (
+        lambda: OrnsteinUhlenbeck(beta=-1.0),
+        r"beta must be a finite number >= 0, got -1\.0",
+    ),
+    "diffusion zero": (
+        lambda: OrnsteinUhlenbeck(diffusion=0.0),
+        r"diffusion must be a finite number > 0, got 0\.0",
+    ),
+    "horizon infinite": (
+        lambda: OrnsteinUhlenbeck(horizon=INF),
+        "horizon must be a finite number > 0, got inf",
+    ),
+    "beta_min NaN": (
+        lambda: VariancePreserving(beta_min=NAN),
+        "beta_min must be a finite number >= 0, got nan",
+    ),
+    "beta_max below beta_min": (
+        lambda: VariancePreserving(2.0, 1.0),
+        r"beta_max must be >= beta_min = 2\.0, got 1\.0",
+    ),
+    "sigma_min zero": (
+        lambda: VarianceExploding(0.0, 1.0),
+        "sigma_min must be a finite number > 0",
+    ),
+    "sigma_max not above sigma_min": (
+        lambda: VarianceExploding(1.0, 1.0),
+        r"sigma_max must be > sigma_min = 1\.0, got 1\.0",
+    ),
+    # grids
+    "no step": (
+        lambda: time_grid(0.0, 1.0, 0),
+        "steps must be a whole number >= 1, got 0",
+    ),
+    "start negative": (
+        lambda: time_grid(-1.0, 1.0, 5),
+        r"start must be a finite number >= 0, got -1\.0",
+    ),
+    "stop NaN": (lambda: time_grid(0.0, NAN, 5), "stop must be a finite number >= 0"),
+    "start equals stop": (
+        lambda: time_grid(1.0, 1.0, 5),
+        r"start and stop must differ, got 1\.0",
+    ),
+    "power zero": (
+        lambda: time_grid(0.0, 1.0, 5, 0.0),
+        r"power must be a finite number > 0, got 0\.0",
+    ),
+    # sde
+    "eta of a reversal negative": (
+        lambda: reverse(NOISING, G3.score, eta=-0.5),
+        r"eta must be a finite number >= 0, got -0\.5",
+    ),
+    "eta NaN": (
+        lambda: reverse(NOISING, G3.score, eta=NAN),
+        "eta must be a finite number >= 0, got nan",
+    ),
+    "reversal of an ode": (
+        lambda: reverse(SDE(lambda x, t: -x), G3.score),
+        "sde must have a diffusion",
+    ),
+    "likelihood along an sde": (
+        lambda: log_likelihood(NOISING, X, [0.0, 1.0], G3.log_prob),
+        "flow must be an ODE",
+    ),
+    "likelihood towards the data": (
+        lambda: log_likelihood(FLOW, X, [1.0, 0.0], G3.log_prob),
+        "times must increase",
+    ),
+    "likelihood by an unknown method": (
+        lambda: log_likelihood(FLOW, X, [0.0, 1.0], G3.log_prob, method="euler"),
+        "method must be one of 'dopri5', 'rk4', got 'euler'",
+    ),
+    "likelihood of no tolerance": (
+        lambda: log_likelihood(FLOW, X, [0.0, 1.0], G3.log_prob, tolerance=0.0),
+        "tolerance must be a finite number > 0",
+    ),
+    # denoiser and samplers
+    "reading of another name": (
+        lambda: DENOISER.read("noise", X, 0.5),
+        "target must be one of .*, got 'noise'",
+    ),
+    "denoising at a time outside": (
+        lambda: DENOISER.x0(X, 3.5),
+        r"t must lie in \[0, 3\], got 3\.5",
+    ),
+    "ddim eta above one": (
+        lambda: last(ddim(DENOISER, X, [1.0, 0.5], eta=1.5)),
+        r"eta must lie in \[0, 1\], got 1\.5",
+    ),
+    "ddim eta negative": (
+        lambda: last(ddim(DENOISER, X, [1.0, 0.5], eta=-0.1)),
+        r"eta must be a finite number >= 0, got -0\.1",
+    ),
+    "ddim towards noise": (
+        lambda: last(ddim(DENOISER, X, [0.5, 1.0])),
+        "times must decrease",
+    ),
+    "last of nothing": (lambda: last([]), "states must hold at least one state"),
+    "trajectory of nothing": (
+        lambda: trajectory([]),
+        "states must hold at least one state",
+    ),
+    # metrics
+    "one point": (
+        lambda: energy_distance(X[:1], X),
+        "x must hold at least two points, got 1",
+    ),
+    "one other point": (
+        lambda: sliced_wasserstein(X, X[:1]),
+        "y must hold at least two points, got 1",
+    ),
+    "samples of two dimensions": (
+        lambda: energy_distance(X, torch.ones(3, 1).double()),
+        r"y must be points of dimension 2, got shape \(3, 1\)",
+    ),
+    "samples of two sizes": (
+        lambda: sliced_wasserstein(X, X[:2]),
+        "x and y must have the same size, got 3 and 2",
+    ),
+    "sample with NaN": (
+        lambda: energy_distance(X, X * NAN),
+        "y must be finite, got 6 NaN or infinite of 6",
+    ),
+    "integer sample": (
+        lambda: energy_distance(X.long(), X),
+        r"x must be a float32 or float64 tensor, got torch\.int64",
+    ),
+    "sample as a list": (
+        lambda: energy_distance([[0.0], [1.0]], X),
+        "x must be a float32 or float64 tensor, got list",
+    ),
+    "no direction": (
+        lambda: sliced_wasserstein(X, X, directions=0),
+        "directions must be a whole number >= 1, got 0",
+    ),
+    "floor of one point": (
+        lambda: sampling_floor(energy_distance, G3.sample, 1),
+        "n must be a whole number >= 2, got 1",
+    ),
+    "floor of one pair": (
+        lambda: sampling_floor(energy_distance, G3.sample, 10, repeats=1),
+        "repeats must be a whole number >= 2, got 1",
+    ),
+    # plots
+    "grid of one point": (
+        lambda: grid((0.0, 1.0, 0.0, 1.0), 1),
+        "points must be a whole number >= 2, got 1",
+    ),
+}
+
+
+@pytest.mark.parametrize(("call", "message"), CASES.values(), ids=CASES.keys())
+def test_bad_input_is_refused_with_a_reason(
+    call: Callable[[], Any], message: str
+) -> None:
+    refused(call, message)
+
+
+RUNS: dict[str, Callable[[Any, Any], Any]] = {
+    "euler_maruyama": lambda x, times: last(euler_maruyama(NOISING, x, times)),
+    "heun": lambda x, times: last(heun(NOISING, x, times)),
+    "ddim": lambda x, times: last(ddim(DENOISER, x, times)),
+    "log_likelihood": lambda x, times: log_likelihood(FLOW, x, times, G3.log_prob),
+}
+every_run = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS.keys())
+
+
+@every_run
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([], r"times must be a list of at least two times, got shape \(0,\)"),
+        ([1.0], r"times must be a list of at least two times, got shape \(1,\)"),
+        ([[1.0, 0.5]], r"at least two times, got shape \(1, 2\)"),
+        (1.0, r"at least two times, got shape \(\)"),
+        ([1.0, 0.5, 0.7], "strictly increasing .* or strictly decreasing"),
+        ([0.1, 0.5, 0.3], "strictly increasing .* or strictly decreasing"),
+        ([1.0, 0.5, 0.5], "strictly increasing .* or strictly decreasing"),
+        ([1.0, NAN, 0.5], "times must be finite, got 1 NaN or infinite of 3"),
+        ("later", "times must be a number, a nested list or a tensor"),
+        (torch.tensor([1, 0]), "times must be float32 or float64, got torch.int64"),
+    ],
+)
+def test_runs_refuse_bad_times(run, times: Any, message: str) -> None:
+    refused(lambda: run(X, times), message)
+
+
+@every_run
+@pytest.mark.parametrize("times", [[4.0, 0.5], [-0.5, 1.0]])
+def test_runs_refuse_times_outside_the_process(run, times: list[float]) -> None:
+    # whichever end is wrong, or the direction where only one is possible
+    refused(lambda: run(X, times), r"t must lie in \[0, 3\]|times must")
+
+
+@every_run
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (X[:0], r"x must hold at least one point, shape \(n, d\), got \(0, 2\)"),
+        (X[0], r"x must hold at least one point, shape \(n, d\), got \(2,\)"),
+        (X * NAN, "x must be finite, got 6 NaN or infinite of 6"),
+        (X.half(), "x must be a float32 or float64 tensor, got torch.float16"),
+        (X.long(), "x must be a float32 or float64 tensor, got torch.int64"),
+        ([[1.0, 1.0]], "x must be a float32 or float64 tensor, got list"),
+    ],
+)
+def test_runs_refuse_bad_points(run, x: Any, message: str) -> None:
+    times = [0.5, 1.0] if run is RUNS["log_likelihood"] else [1.0, 0.5]
+    refused(lambda: run(x, times), message)
+
+
+def test_one_step_is_enough() -> None:
+    for name, run in RUNS.items():
+        times = [0.5, 1.0] if name == "log_likelihood" else [1.0, 0.5]
+        assert run(X, times).isfinite().all()
+
+
+def test_a_failed_construction_changes_nothing() -> None:
+    means = torch.zeros(2, 2, dtype=torch.float64)
+    refused(lambda: mixture(weights=[2.0, -1.0], means=means), "weights")
+    assert torch.equal(means, torch.zeros(2, 2, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("t", [0.0, 1.0])
+def test_the_ends_of_the_range_are_allowed(t: float) -> None:
+    for path in (VariancePreserving(), Cosine(), VarianceExploding(), Straight()):
+        assert path.alpha(t).isfinite()
+        assert path.sigma(t).isfinite()
+
+
+def test_weights_may_miss_one_by_rounding() -> None:
+    # ten times .1 is not 1 in binary, in float32 still less
+    ten = torch.eye(1).expand(10, 1, 1)
+    for dtype in (torch.float32, torch.float64):
+        GaussianMixture(
+            torch.full((10,), 0.1, dtype=dtype),
+            torch.zeros(10, 1, dtype=dtype),
+            ten.to(dtype),
+        )
