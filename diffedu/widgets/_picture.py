@@ -87,7 +87,7 @@ class Picture:
     def __init__(self, extent: float, size: int = 440) -> None:
         self.extent = extent
         self.width = self.height = size
-        self.figure = Figure(figsize=(size / 100, size / 100), dpi=100)
+        self.figure = Figure((size / 100, size / 100), dpi=100, layout="none")
         box = (
             LEFT / size,
             BOTTOM / size,
@@ -212,5 +212,5 @@ class Picture:
 
 def _nice_step(half: float) -> float:
     rough = half / 2.5
-    power = 10 ** math.floor(math.log10(rough))
+    power = 10.0 ** math.floor(math.log10(rough))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= rough)

@@ -11,7 +11,7 @@
 
 /** Numbers from nested lists, or from {shape, data}: base64 little-endian float32. */
 export function decode(array) {
-  if (Array.isArray(array)) return Float64Array.from(array.flat(Infinity));
+  if (Array.isArray(array)) return Float64Array.from(array.flat(Infinity), (x) => x ?? NaN);
   const bytes = Uint8Array.from(atob(array.data), (c) => c.charCodeAt(0));
   const view = new DataView(bytes.buffer);
   return Float64Array.from({ length: bytes.length / 4 }, (_, i) => view.getFloat32(4 * i, true));

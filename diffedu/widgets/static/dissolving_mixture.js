@@ -1,7 +1,7 @@
 /** A mixture that the reader shapes, dissolving into noise: density, score, particles. */
 
-import { Generator, GaussianMixture, average, decode, encode, euler_maruyama, exact_score, forward, make_path, projections, sliced_wasserstein, time_grid } from "./core.js";
-import { Figure, PROCESSES, Panel, assign, choice, follow, format, formatEstimate, group, legend, player, principalAxes, reach, readout, slider, toggle, viewExtent, button } from "./figure.js";
+import { Generator, GaussianMixture, average, decode, encode, euler_maruyama, forward, make_path, projections, sliced_wasserstein, time_grid } from "./core.js";
+import { Figure, PROCESSES, Panel, assign, choice, follow, format, formatEstimate, group, legend, player, principalAxes, readout, slider, toggle, viewExtent, button } from "./figure.js";
 
 const SECONDS = 8; // from data to noise, played
 const PAIRS = 4; // samples that the distance and its floor are averaged over
@@ -48,6 +48,8 @@ class DissolvingMixture {
     this.selected = 0;
     this.show = { density: true, score: true, particles: true };
     this.hover = null;
+    this.gesture = false; // whether a hand is on the mixture
+    this.reference = null; // the mixture that the view is fitted to
     this.initial = Object.fromEntries(TRAITS.map((name) => [name, model.get(name)]));
     this.remembered = {}; // the last parameters of each process
     this.figure = new Figure({
@@ -75,7 +77,7 @@ class DissolvingMixture {
     if (mixture.dim !== 2) throw new Error("means must be points of the plane");
     const path = make_path(get("path"));
     const t = get("t");
-    if (!(t >= 0 && t <= path.t_max)) throw new Error(`t must lie in [0, ${path.t_max}], got ${t}`);
+    if (!(Number.isFinite(t) && t >= 0 && t <= path.t_max)) throw new Error(`t must lie in [0, ${path.t_max}], got ${t}`);
     const n = get("n_particles");
     if (!(Number.isInteger(n) && n >= 2 && n <= 20000)) throw new Error("n_particles must lie in 2 … 20000");
     const steps = get("steps");
@@ -85,6 +87,7 @@ class DissolvingMixture {
 
   changed() {
     this.stale = true;
+    if (!this.gesture) this.reference = null;
     this.figure.playing = this.model.get("playing");
     this.figure.invalidate();
   }
@@ -126,7 +129,7 @@ class DissolvingMixture {
   }
 
   advance(seconds) {
-    const { t_max } = make_path(this.model.get("path"));
+    const { t_max } = this.now.path;
     const t = Math.min(t_max, this.model.get("t") + (seconds / SECONDS) * t_max);
     assign(this.model, t < t_max ? { t } : { t, playing: false });
   }
@@ -182,18 +185,18 @@ class DissolvingMixture {
       shown,
     );
     this.figure.below.append(this.key, this.numbers.node);
+    this.component.addEventListener("input", () => (this.gesture = true), { capture: true });
     this.component.addEventListener("change", () => this.settle());
   }
 
   togglePlay() {
     const playing = !this.model.get("playing");
-    const { t_max } = make_path(this.model.get("path"));
-    const atEnd = this.model.get("t") >= t_max;
+    const atEnd = this.model.get("t") >= this.now.path.t_max;
     assign(this.model, playing && atEnd ? { t: 0, playing } : { playing });
   }
 
   step() {
-    const { t_max } = make_path(this.model.get("path"));
+    const { t_max } = this.now.path;
     assign(this.model, { playing: false, t: Math.min(t_max, this.model.get("t") + t_max / 20) });
   }
 
@@ -230,8 +233,9 @@ class DissolvingMixture {
     assign(this.model, { means: encode(means, [means.length / 2, 2]) });
   }
 
-  /** Fits the view again once a gesture has ended. */
+  /** Fits the view again once a gesture has ended: until then it stays as it was. */
   settle() {
+    this.gesture = false;
     this.reference = null;
     this.figure.invalidate();
   }
@@ -259,7 +263,7 @@ class DissolvingMixture {
       const [x, y] = at(event);
       const means = decode(this.model.get("means"));
       grip = [means[2 * k] - x, means[2 * k + 1] - y];
-      this.dragging = true;
+      this.gesture = true;
     });
     handle.addEventListener("pointermove", (event) => {
       if (!grip) return;
@@ -268,20 +272,20 @@ class DissolvingMixture {
     });
     const release = () => {
       grip = null;
-      this.dragging = false;
       this.settle();
     };
     handle.addEventListener("pointerup", release);
     handle.addEventListener("pointercancel", release);
     handle.addEventListener("keydown", (event) => {
-      const step = (event.shiftKey ? 0.2 : 0.05) * (this.reference?.start ?? 1) / 2;
+      const step = (event.shiftKey ? 0.05 : 0.0125) * this.panel.extent;
       const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
       if (!moves[event.key]) return;
       event.preventDefault();
+      this.gesture = true;
       const means = decode(this.model.get("means"));
       this.move(k, means[2 * k] + moves[event.key][0], means[2 * k + 1] + moves[event.key][1]);
     });
-    handle.addEventListener("blur", () => this.settle());
+    handle.addEventListener("keyup", () => this.settle());
     return handle;
   }
 
@@ -306,7 +310,8 @@ class DissolvingMixture {
   draw(colours) {
     if (this.stale) this.refresh();
     const { panel, now } = this;
-    panel.extent = viewExtent(this.reference.mixture, now.path, now.t);
+    this.reference ??= now.mixture;
+    panel.extent = viewExtent(this.reference, now.path, now.t);
     if (!panel.begin(colours)) return;
     panel.clipped(() => {
       if (this.show.density) this.highest = panel.density(now.law);
@@ -327,7 +332,6 @@ class DissolvingMixture {
     this.now = this.read();
     const { mixture, path, t, n, steps, simulate } = this.now;
     this.now.law = path.marginal(mixture, t);
-    if (!this.reference || !this.dragging) this.reference ??= { mixture, start: reach(mixture) };
     this.drawNoise(n, steps);
     this.now.particles = this.particles();
     this.selected = Math.min(this.selected, mixture.n_components - 1);

@@ -421,7 +421,7 @@ export function principalAxes([a, b, , c]) {
 }
 
 /** How far from the origin p_t reaches: every mean and 2.7 standard deviations around it. */
-export function reach(law) {
+function reach(law) {
   return Math.max(
     ...Array.from(law.weights, (_, k) => {
       const { major } = principalAxes(law.covariances.subarray(4 * k, 4 * k + 4));

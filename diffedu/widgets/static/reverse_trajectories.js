@@ -8,6 +8,12 @@ const TRAILS = 12; // particles whose way is drawn
 const TRAIL_POINTS = 120; // at most, per way
 const PAIRS = 4; // samples that the distance and its floor are averaged over
 
+/** The solvers, and how often each asks for the drift in a step. */
+const SOLVERS = {
+  euler_maruyama: { text: "Euler–Maruyama", run: euler_maruyama, evaluations: 1 },
+  heun: { text: "Heun", run: heun, evaluations: 2 },
+};
+
 const TRAITS = ["weights", "means", "covariances", "path", "steps", "eta", "power", "solver", "k", "n_particles", "seed", "playing"];
 
 /** Where the run starts: t_max, or just before it where f and g are infinite. */
@@ -64,11 +70,12 @@ class ReverseTrajectories {
     if (!(Number.isInteger(steps) && steps >= 1 && steps <= 1000)) throw new Error("steps must lie in 1 … 1000");
     if (!(Number.isInteger(k) && k >= 0)) throw new Error("k must be a whole number ≥ 0");
     if (!(Number.isInteger(n) && n >= 2 && n <= 20000)) throw new Error("n_particles must lie in 2 … 20000");
-    const [eta, power] = [get("eta"), get("power")];
-    if (!(eta >= 0 && eta <= 10)) throw new Error("eta must lie in 0 … 10");
+    const [eta, power, solver] = [get("eta"), get("power"), get("solver")];
+    if (!Object.hasOwn(SOLVERS, solver)) throw new Error(`solver must be one of ${Object.keys(SOLVERS).join(", ")}`);
+    if (!(Number.isFinite(eta) && eta >= 0 && eta <= 10)) throw new Error("eta must lie in 0 … 10");
     if (!(power > 0 && power <= 10)) throw new Error("power must be > 0, at most 10");
     const times = time_grid(startTime(path), 0, steps, power);
-    return { mixture, path, steps, eta, power, k: Math.min(k, steps), n, times, solver: get("solver") };
+    return { mixture, path, steps, eta, power, k: Math.min(k, steps), n, times, solver };
   }
 
   changed() {
@@ -97,7 +104,7 @@ class ReverseTrajectories {
     const sde = eta === null ? noising : reverse(noising, exact_score(mixture, path), eta);
     let k = 0;
     const replay = { normal: (count) => this.noise.steps.subarray(k++ * count, k * count) };
-    return [...(solver === "heun" ? heun : euler_maruyama)(sde, start, times, replay)];
+    return [...SOLVERS[solver].run(sde, start, times, replay)];
   }
 
   /** Runs again what has changed, and measures where it ends. */
@@ -121,16 +128,16 @@ class ReverseTrajectories {
       run.states = this.simulate(eta);
       const end = projections(run.states.at(-1));
       run.distance = average(this.exact.map(([a]) => sliced_wasserstein(end, a))).value;
-      run.evaluations = eta === null ? 0 : steps * (solver === "heun" ? 2 : 1);
+      run.evaluations = eta === null ? 0 : steps * SOLVERS[solver].evaluations;
     }
   }
 
   advance(seconds) {
     const { steps } = this.now;
-    this.progress = Math.min(steps, (this.progress ?? this.now.k) + (seconds / SECONDS) * steps);
+    this.progress = Math.min(steps, (this.progress ?? this.model.get("k")) + (seconds / SECONDS) * steps);
     const k = Math.floor(this.progress);
     if (k < steps) {
-      if (k !== this.now.k) assign(this.model, { k });
+      if (k !== this.model.get("k")) assign(this.model, { k });
     } else {
       assign(this.model, { k, playing: false });
     }
@@ -166,7 +173,7 @@ class ReverseTrajectories {
     this.eta = slider({ label: "noise η", min: 0, max: 2, step: 0.05, text: (e) => e.toFixed(2), oninput: set("eta") });
     this.solver = choice({
       label: "solver",
-      options: [["euler_maruyama", "Euler–Maruyama"], ["heun", "Heun"]],
+      options: Object.entries(SOLVERS).map(([name, { text }]) => [name, text]),
       onchange: set("solver"),
     });
     this.process = choice({ label: "process", options: PROCESSES, onchange: (name) => this.setProcess(name) });
