@@ -28,7 +28,8 @@ MAY_IMPORT = {
     "sde": SOLVERS,
     "train": NUMERICAL | {"tqdm"},
     "plots": NUMERICAL | {"matplotlib", "cycler"},
-    "widgets": NUMERICAL | {"matplotlib", "PIL", "anywidget", "traitlets"},
+    # google: only to ask whether this is Colab.
+    "widgets": NUMERICAL | {"matplotlib", "PIL", "anywidget", "traitlets", "google"},
 }
 
 
