@@ -38,6 +38,8 @@ PATHS = {
     )
 }
 
+ROUNDING = 1e-5  # relative; what comes from the page, or from a float32 mixture
+
 
 class StateError(traitlets.TraitError, ValueError):
     """A ValueError that lets traitlets undo the assignment."""
@@ -247,7 +249,7 @@ class MixtureWidget(anywidget.AnyWidget):
         """A figure: the state as inert JSON, and a picture for who has no script."""
         if _in_colab():
             return None
-        state = json.dumps(self._state(), separators=(",", ":")).replace("</", r"<\/")
+        state = json.dumps(self._state(), separators=(",", ":")).replace("<", r"\u003c")
         alternative = html.escape(f"{self.title}: {self._description()}.")
         images = "".join(
             f'<img alt="{alternative if i == 0 else ""}" width="{picture.width}" '
@@ -301,12 +303,14 @@ def _parameters(mixture: GaussianMixture) -> dict:
 
 
 def _mixture(weights: tuple, means: tuple, covariances: tuple) -> GaussianMixture:
-    """The mixture in float64; weights may sum to 1 up to float32, as the page sends."""
+    """The mixture in float64, from numbers that may have been rounded to float32."""
     w = torch.tensor(weights, dtype=torch.float64)
-    total = float(w.sum())
-    if w.ndim == 1 and abs(total - 1) < 1e-5:
-        w = w / total
-    mixture = GaussianMixture(w, means, covariances)
+    if w.ndim == 1 and abs(float(w.sum()) - 1) < ROUNDING:
+        w = w / w.sum()
+    C = torch.tensor(covariances, dtype=torch.float64)
+    if C.ndim == 3 and torch.allclose(C, C.mT, rtol=ROUNDING, atol=0):
+        C = 0.5 * (C + C.mT)
+    mixture = GaussianMixture(w, means, C)
     if mixture.dim != 2:
         raise ValueError(f"means must have shape (K, 2), got {(*mixture.means.shape,)}")
     return mixture

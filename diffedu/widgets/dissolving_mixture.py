@@ -66,13 +66,13 @@ class DissolvingMixture(MixtureWidget):
         super().__init__(
             three_gaussians() if mixture is None else mixture,
             path=OrnsteinUhlenbeck() if path is None else path,
-            t=t,
             n_particles=n_particles,
             seed=seed,
             simulate=simulate,
             steps=steps,
             **text,
         )
+        self.t = t  # after the path, whose t_max it is held against
 
     @traitlets.validate("t")
     def _validate_t(self, proposal: dict) -> float:

@@ -92,11 +92,11 @@ class ReverseTrajectories(MixtureWidget):
             eta=eta,
             power=power,
             solver=solver,
-            k=steps if k is None else k,
             n_particles=n_particles,
             seed=seed,
             **text,
         )
+        self.k = steps if k is None else k  # after the steps that it is held against
 
     @traitlets.validate("k")
     def _validate_k(self, proposal: dict) -> int:

@@ -1,7 +1,7 @@
 /** The same start and the same noise run backwards three ways, beside the exact law. */
 
 import { Generator, GaussianMixture, average, decode, euler_maruyama, exact_score, forward, heun, make_path, projections, reverse, sliced_wasserstein, time_grid, total_variance } from "./core.js";
-import { Figure, PROCESSES, Panel, assign, choice, element, follow, format, group, legend, player, slider, toggle, viewExtent } from "./figure.js";
+import { Figure, PROCESSES, Panel, assign, choice, element, follow, format, legend, player, slider, toggle, viewExtent } from "./figure.js";
 
 const SECONDS = 6; // from noise to data, played
 const TRAILS = 12; // particles whose way is drawn
