@@ -1,0 +1,162 @@
+"""A widget in JupyterLab with a live kernel: shown, driven from Python, and heard."""
+
+import json
+import os
+import re
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from tests.conftest import ROOT
+from tests.widgets.test_static_page import FRAMES, PAINTED
+
+CELLS = [
+    "from diffedu.widgets import DissolvingMixture\nw = DissolvingMixture()\nw",
+    "w.t = 1.5",
+    "from diffedu.mixture import ring\nw.mixture = ring(5)",
+    "print(f't is now {w.t:.2f}, {w.mixture.n_components} components')",
+]
+
+
+@dataclass
+class Lab:
+    """A running server and the folder that it shows."""
+
+    address: str
+    token: str
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory) -> Iterator[Lab]:
+    """JupyterLab on this machine, with its own settings and one notebook."""
+    home = tmp_path_factory.mktemp("jupyter")
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source) for source in CELLS],
+        metadata={
+            "kernelspec": {
+                "name": "python3",
+                "display_name": "Python 3",
+                "language": "python",
+            }
+        },
+    )
+    (home / "files").mkdir()
+    nbformat.write(notebook, home / "files" / "live.ipynb")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    token = secrets.token_hex(8)
+    folders = {
+        f"JUPYTER_{name}_DIR": str(home / name.lower())
+        for name in ("CONFIG", "DATA", "RUNTIME")
+    }
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    options = {
+        "ServerApp.port": port,
+        "ServerApp.port_retries": 0,
+        "ServerApp.root_dir": home / "files",
+        "ServerApp.open_browser": False,
+        "ServerApp.allow_root": True,
+        "IdentityProvider.token": token,
+        "LabApp.news_url": "",
+        "LabApp.check_for_updates_class": "jupyterlab.NeverCheckForUpdate",
+    }
+    log = (home / "log").open("w")
+    server = subprocess.Popen(
+        [sys.executable, "-m", "jupyterlab", "--ip=127.0.0.1"]
+        + [f"--{name}={value}" for name, value in options.items()],
+        env={
+            **os.environ,
+            **folders,
+            "IPYTHONDIR": str(home / "ipython"),
+            "PYTHONPATH": path,
+            "OMP_NUM_THREADS": "1",
+        },
+        stdout=log,
+        stderr=subprocess.STDOUT,
+    )
+    address = f"http://127.0.0.1:{port}"
+    try:
+        wait_for_server(f"{address}/api/status?token={token}", server, home / "log")
+        yield Lab(address, token)
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+        log.close()
+
+
+def wait_for_server(url: str, server: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if server.poll() is not None:
+            break
+        try:
+            with urllib.request.urlopen(url, timeout=2) as answer:
+                json.load(answer)
+                return
+        except (urllib.error.URLError, ConnectionError, TimeoutError):
+            time.sleep(0.3)
+    pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-3000:]}", pytrace=False)
+
+
+def run_cell(page, number: int) -> None:
+    """Select a cell, run it, and wait until its execution count is shown."""
+    cell = page.locator(".jp-Notebook .jp-CodeCell").nth(number)
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Control+Enter")
+    prompt = cell.locator(".jp-InputArea-prompt")
+    page.wait_for_function(
+        r"prompt => /\[\d+\]/.test(prompt.textContent)",
+        arg=prompt.element_handle(),
+        timeout=60_000,
+    )
+
+
+def test_python_drives_the_widget_and_hears_it(visit, lab):
+    url = f"{lab.address}/doc/tree/live.ipynb?token={lab.token}"
+    page = visit(url, width=1100, height=1400).page
+    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+    page.wait_for_selector('[data-status="idle"]', state="attached", timeout=60_000)
+    run_cell(page, 0)
+    figure = page.locator("figure.diffedu-widget")
+    figure.wait_for(timeout=30_000)
+    page.wait_for_selector('figure[data-state="live"]', timeout=10_000)
+    assert figure.count() == 1
+    share, colours = figure.locator("canvas").evaluate(PAINTED)
+    assert share > 0.1
+    assert colours > 20
+
+    clock = figure.get_by_role("slider", name="time t", exact=True)
+    assert clock.get_attribute("aria-valuetext") == "0.00"
+    picture = figure.locator("canvas").evaluate("c => c.toDataURL()")
+    run_cell(page, 1)
+    page.wait_for_selector('figure input[aria-valuetext="1.50"]', timeout=10_000)
+    page.evaluate(FRAMES, 3)
+    assert figure.locator("canvas").evaluate("c => c.toDataURL()") != picture
+
+    run_cell(page, 2)
+    page.wait_for_function(
+        "document.querySelectorAll('.diffedu-handle').length === 5", timeout=10_000
+    )
+
+    clock.evaluate(
+        """input => {
+            input.value = 0.75;
+            input.dispatchEvent(new Event("input", { bubbles: true }));
+        }"""
+    )
+    page.wait_for_timeout(500)
+    run_cell(page, 3)
+    output = page.locator(".jp-CodeCell").nth(3).locator(".jp-OutputArea-output")
+    output.wait_for(timeout=10_000)
+    assert re.search(r"t is now 0\.75, 5 components", output.text_content())
