@@ -5,10 +5,9 @@ there in turn and runs the tests of that module until the first failure. Exits w
 when a mutant survives, and when a snippet no longer occurs exactly once.
 """
 
-import os
+import multiprocessing
 import queue
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,8 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from tests.mutation.mutants import MUTANTS
+from tests.mutation.worker import ROOT, run_tests
 
-ROOT = Path(__file__).resolve().parents[2]
 PROCESSES = 2
 TIMEOUT = 300  # seconds; a mutant that makes the tests hang is noticed
 
@@ -30,31 +29,23 @@ def copy_to(folder: Path) -> None:
     shutil.copy(ROOT / "pyproject.toml", folder)
 
 
-def tests_pass(folder: Path, module: str) -> bool:
+def tests_pass(processes, folder: Path, module: str) -> bool:
     """Whether the tests of the module pass in the folder.
 
     Raises:
         RuntimeError: pytest could not run them.
     """
-    # bytecode is told apart by the second, in which several mutants can be made
-    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider"]
-    command += ["-p", "no:xdist", f"tests/package/test_{module}.py"]
-    try:
-        run = subprocess.run(
-            command,
-            cwd=folder,
-            env=environment,
-            timeout=TIMEOUT,
-            capture_output=True,
-            text=True,
-        )
-    except subprocess.TimeoutExpired:
+    process = processes.Process(target=run_tests, args=(str(folder), module))
+    process.start()
+    process.join(TIMEOUT)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
         return False
-    # 0 all pass, 1 a test fails, 2 the module cannot be imported; more is a bad call
-    if run.returncode > 2:
-        raise RuntimeError(run.stdout + run.stderr)
-    return run.returncode == 0
+    # 0 all pass, 1 a test fails or the module cannot be imported (then 2 or a crash)
+    if process.exitcode > 2:
+        raise RuntimeError(f"pytest ended with {process.exitcode}")
+    return process.exitcode == 0
 
 
 def stale() -> list[str]:
@@ -75,20 +66,23 @@ def main() -> int:
     if lines := stale():
         print("\n".join(lines))
         return 1
+    # processes are forked from one that has the slow imports behind it
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tests.mutation.worker"])
     chosen = sys.argv[1:] or list(MUTANTS)
     jobs = [(m, old, new) for m in chosen for old, new in MUTANTS[m]]
     folders: queue.Queue[Path] = queue.Queue()
     start = time.monotonic()
     with tempfile.TemporaryDirectory() as temporary:
         for i in range(PROCESSES):
-            folder = Path(temporary) / str(i)
+            folder = Path(temporary).resolve() / str(i)
             copy_to(folder)
             folders.put(folder)
 
         def unchanged(module: str) -> bool:
             folder = folders.get()
             try:
-                return tests_pass(folder, module)
+                return tests_pass(processes, folder, module)
             finally:
                 folders.put(folder)
 
@@ -99,7 +93,7 @@ def main() -> int:
             source = file.read_text(encoding="utf-8")
             file.write_text(source.replace(old, new), encoding="utf-8")
             try:
-                alive = tests_pass(folder, module)
+                alive = tests_pass(processes, folder, module)
             finally:
                 file.write_text(source, encoding="utf-8")
                 folders.put(folder)
