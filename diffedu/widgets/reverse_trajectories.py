@@ -153,7 +153,7 @@ class ReverseTrajectories(MixtureWidget):
             picture = Picture(zoomed if sde is noising else extent, size=250)
             picture.density(law)
             for i in range(min(TRAILS, n)):
-                picture.line(states[:, i].numpy(), FAINT, alpha=0.7)
+                picture.line(states[:, i].numpy(), FAINT, alpha=0.5)
             picture.points(states[-1], colour)
             picture.heading(title)
             pictures.append(picture)

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from playwright.sync_api import TimeoutError
 
 from tests.conftest import ROOT
 from tests.widgets.test_static_page import FRAMES, PAINTED
@@ -104,22 +104,34 @@ def wait_for_server(url: str, server: subprocess.Popen, log: Path) -> None:
             with urllib.request.urlopen(url, timeout=2) as answer:
                 json.load(answer)
                 return
-        except (urllib.error.URLError, ConnectionError, TimeoutError):
+        except OSError:
             time.sleep(0.3)
     pytest.fail(f"JupyterLab did not start:\n{log.read_text()[-3000:]}", pytrace=False)
 
 
+PROMPT = """([number, pattern]) => {
+    const cell = document.querySelectorAll(".jp-Notebook .jp-CodeCell")[number];
+    const prompt = cell?.querySelector(".jp-InputArea-prompt")?.textContent ?? "";
+    return new RegExp(pattern).test(prompt);
+}"""
+
+
 def run_cell(page, number: int) -> None:
-    """Select a cell, run it, and wait until its execution count is shown."""
+    """Run a cell and wait until its execution count is shown.
+
+    The notebook may still be settling when the keys arrive, so they are pressed again
+    until the cell says that it is running.
+    """
     cell = page.locator(".jp-Notebook .jp-CodeCell").nth(number)
-    cell.locator(".cm-content").click()
-    page.keyboard.press("Control+Enter")
-    prompt = cell.locator(".jp-InputArea-prompt")
-    page.wait_for_function(
-        r"prompt => /\[\d+\]/.test(prompt.textContent)",
-        arg=prompt.element_handle(),
-        timeout=60_000,
-    )
+    for _ in range(5):
+        cell.locator(".cm-content").click()
+        page.keyboard.press("Control+Enter")
+        try:
+            page.wait_for_function(PROMPT, arg=[number, r"\[(\*|\d+)\]"], timeout=3000)
+            break
+        except TimeoutError:
+            continue
+    page.wait_for_function(PROMPT, arg=[number, r"\[\d+\]"], timeout=60_000)
 
 
 def test_python_drives_the_widget_and_hears_it(visit, lab):

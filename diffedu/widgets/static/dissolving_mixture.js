@@ -322,7 +322,7 @@ class DissolvingMixture {
     });
     panel.axes();
     panel.heading(`t = ${now.t.toFixed(2)}`, "left", colours.ink);
-    if (this.show.density) panel.heading(`darkest: pₜ = ${format(this.highest)}`, "right");
+    if (this.show.density) panel.heading(`max pₜ = ${format(this.highest)}`, "right");
     this.placeHandles(colours);
     this.updateNumbers();
   }

@@ -136,12 +136,10 @@ export function group(title, ...nodes) {
 
 /** Live numbers: names fixed, values set as they change. */
 export function readout(names) {
-  const values = new Map();
-  const node = element("dl", { class: "diffedu-numbers" });
+  const values = new Map(names.map(([key]) => [key, element("b", { "data-number": key }, "…")]));
+  const node = element("div", { class: "diffedu-numbers" });
   for (const [key, name, title] of names) {
-    const value = element("dd", { "data-number": key }, "…");
-    values.set(key, value);
-    node.append(element("div", { title }, element("dt", {}, name), value));
+    node.append(element("div", { title }, element("span", {}, name), " ", values.get(key)));
   }
   return {
     node,

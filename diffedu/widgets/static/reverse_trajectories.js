@@ -208,7 +208,7 @@ class ReverseTrajectories {
       ["distance", "end points to data", "sliced Wasserstein distance of the end points to exact samples"],
       ["floor", "sampling floor", "the same distance between two exact samples of this size"],
       ["variance", "total variance now", "of the particles at this step"],
-      ["exact", "exact", "total variance of pₜ"],
+      ["exact", "exact total variance", "of pₜ"],
     ];
     for (const run of this.runs) {
       run.name = element("th", { scope: "col" });
