@@ -1,6 +1,6 @@
 """A Sphinx extension: whatever the built book serves that is not in the repository.
 
-Two things of the theme's that do not fit together are mended here as well.
+What jupyter-book's extensions get wrong between them is mended here as well.
 
 MathJax comes from the installed `sphinx-mathjax-offline` package, of which only the
 files that a page can ask for are taken; the script and the styles that bring the
@@ -28,6 +28,8 @@ MATHJAX_FILES = (
     "sre/mathmaps/en.json",
     "sre/mathmaps/nemeth.json",
 )
+
+SHARED_IDS = ("proof", "proof-content", "exercise-content", "solution-content")
 
 NO_SUMMARIES_FROM_FILES = """
 if (location.protocol === "file:") DOCUMENTATION_OPTIONS.SHOW_SEARCH_SUMMARY = false;
@@ -75,12 +77,20 @@ def switch_off_thebe(app) -> None:
                 app.disconnect(listener.id)
 
 
-def title_folded_proofs(app, doctree) -> None:
-    """Give folded proofs a title, on which the button that unfolds them can sit.
+def mend_boxes(app, doctree) -> None:
+    """Make the boxes of sphinx-proof and sphinx-exercise fit to be folded.
 
-    sphinx-proof writes "Proof." into the first paragraph instead; the script that folds
-    looks for a title, and stops with an error when it finds none.
+    Every proof of a page, and every body of a theorem, an exercise or a solution, gets
+    the same id, so that a click on one proof would unfold the first: number them.  A
+    proof has no title, on which the script that folds puts its button and without which
+    it stops with an error: give folded proofs one.
     """
+    counts: dict[str, int] = {}
+    for box in doctree.findall(nodes.Element):
+        for i, name in enumerate(box.get("ids", ())):
+            if name in SHARED_IDS:
+                counts[name] = counts.get(name, 0) + 1
+                box["ids"][i] = f"{name}-{counts[name]}"
     for proof in doctree.findall(nodes.admonition):
         if {"proof", "dropdown"} <= set(proof["classes"]):
             text = next(iter(proof.findall(nodes.Text)))
@@ -91,7 +101,7 @@ def title_folded_proofs(app, doctree) -> None:
 
 def setup(app) -> dict:
     app.connect("config-inited", write_assets)
-    app.connect("doctree-read", title_folded_proofs)
+    app.connect("doctree-read", mend_boxes)
     switch_off_thebe(app)
     # A browser refuses to fetch the pages that it would quote from in search results
     # when the book is a file:// copy; the results themselves need no fetch.
