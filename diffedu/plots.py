@@ -93,7 +93,7 @@ def plot_density(
     plane(ax, extent)
     density = log_prob(grid(extent, points).reshape(-1, 2)).exp()
     return ax.imshow(
-        density.reshape(points, points).cpu(),
+        density.reshape(points, points).cpu().numpy(),
         origin="lower",
         extent=extent,
         cmap=DENSITY,
