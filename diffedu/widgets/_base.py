@@ -7,6 +7,7 @@ and as one line of text.
 
 import base64
 import html
+import importlib
 import json
 import math
 from dataclasses import asdict
@@ -25,7 +26,7 @@ from diffedu.path import (
     VarianceExploding,
     VariancePreserving,
 )
-from diffedu.widgets._picture import Picture
+from diffedu.widgets._picture import Picture, default_style
 
 PATHS = {
     path.__name__: path
@@ -175,10 +176,10 @@ def _path_from_json(value: dict, widget: Any) -> GaussianPath:
 class MixtureWidget(anywidget.AnyWidget):
     """A widget about a mixture in the plane and a path that noises it.
 
-    `weights` (K,), `means` (K, 2), `covariances` (K, 2, 2) and `path` are traits: assign
-    to them, or to `mixture`, and the widget redraws; observe them, and you hear the
-    reader's hand. A subclass states `_name` (its JavaScript module), its default title
-    and caption, and `_pictures`.
+    `weights` (K,), `means` (K, 2), `covariances` (K, 2, 2) and `path` are traits:
+    assign to them, or to `mixture`, and the widget redraws; observe them, and you hear
+    the reader's hand. A subclass states `_name` (its JavaScript module), its default
+    title and caption, and `_pictures`.
 
     Raises:
         ValueError: a trait is assigned something that it cannot be.
@@ -251,11 +252,13 @@ class MixtureWidget(anywidget.AnyWidget):
             return None
         state = json.dumps(self._state(), separators=(",", ":")).replace("<", r"\u003c")
         alternative = html.escape(f"{self.title}: {self._description()}.")
-        images = "".join(
-            f'<img alt="{alternative if i == 0 else ""}" width="{picture.width}" '
-            f'height="{picture.height}" src="data:image/png;base64,{picture.base64()}">'
-            for i, picture in enumerate(self._pictures())
-        )
+        with default_style():
+            images = "".join(
+                f'<img alt="{alternative if i == 0 else ""}" width="{picture.width}" '
+                f'height="{picture.height}" '
+                f'src="data:image/png;base64,{picture.base64()}">'
+                for i, picture in enumerate(self._pictures())
+            )
         return (
             f'<figure class="diffedu-widget" data-widget="{self._name}">\n'
             f'<p class="diffedu-title">{html.escape(self.title)}</p>\n'
@@ -279,7 +282,7 @@ class MixtureWidget(anywidget.AnyWidget):
 def _in_colab() -> bool:
     """Whether Colab's front end shows the output: it would show both faces."""
     try:
-        import google.colab  # noqa: F401
+        importlib.import_module("google.colab")
     except ImportError:
         return False
     return True

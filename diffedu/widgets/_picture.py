@@ -8,6 +8,8 @@ transparent and the ink mid-grey, so that one picture serves light and dark page
 import base64
 import io
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import matplotlib
 import numpy as np
@@ -62,8 +64,8 @@ def place(
     edges = mixture.weights.cumsum(0)[:-1]
     component = torch.searchsorted(edges, torch.from_numpy(u), right=True)
     L = torch.linalg.cholesky(mixture.covariances)[component]
-    z = torch.from_numpy(z).reshape(-1, 2)
-    x = mixture.means[component] + (L @ z[..., None])[..., 0]
+    x = mixture.means[component]
+    x = x + (L @ torch.from_numpy(z).reshape(-1, 2, 1))[..., 0]
     return x, component
 
 
@@ -74,11 +76,19 @@ def reach(law: GaussianMixture) -> float:
 
 
 def view_extent(mixture: GaussianMixture, path: GaussianPath, t: float) -> float:
-    """Half the width of the view at t: fixed if the process stays near, else growing."""
+    """Half the width of the view at t: fixed if p_t stays near, else growing."""
     start = reach(mixture)
     times = [i / 32 * path.t_max for i in range(33)]
     most = max(reach(path.marginal(mixture, time)) for time in times)
     return max(start, min(most, 1.5 * start), reach(path.marginal(mixture, t)))
+
+
+@contextmanager
+def default_style() -> Iterator[None]:
+    """matplotlib as it comes: a picture does not depend on the notebook's style."""
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        yield
 
 
 class Picture:
@@ -87,7 +97,7 @@ class Picture:
     def __init__(self, extent: float, size: int = 440) -> None:
         self.extent = extent
         self.width = self.height = size
-        self.figure = Figure((size / 100, size / 100), dpi=100, layout="none")
+        self.figure = Figure((size / 100, size / 100), dpi=100)
         box = (
             LEFT / size,
             BOTTOM / size,
@@ -95,9 +105,7 @@ class Picture:
             1 - (TOP + BOTTOM) / size,
         )
         self.figure.patch.set_alpha(0)
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            self.axes = self.figure.add_axes(box, facecolor="none")
+        self.axes = self.figure.add_axes(box, facecolor="none")
         self.axes.set(xlim=(-extent, extent), ylim=(-extent, extent))
         step = _nice_step(extent)
         last = math.floor(extent / step)
@@ -133,7 +141,7 @@ class Picture:
         image[..., 3] = (165 * torch.exp(0.5 * (log_p - log_p.max()))).numpy()
         self.axes.imshow(
             image,
-            extent=(-self.extent, self.extent) * 2,
+            extent=(-self.extent, self.extent, -self.extent, self.extent),
             origin="lower",
             interpolation="bilinear",
         )
@@ -178,7 +186,7 @@ class Picture:
         angle = math.degrees(math.atan2(Q[1, 1], Q[0, 1]))
         self.axes.add_patch(
             Ellipse(
-                mixture.means[0].tolist(),
+                tuple(mixture.means[0].tolist()),
                 4 * math.sqrt(Lam[1]),
                 4 * math.sqrt(Lam[0]),
                 angle=angle,
@@ -187,20 +195,17 @@ class Picture:
                 linestyle=(0, (4, 3)),
             )
         )
-        for k, mean in enumerate(mixture.means.tolist()):
-            colour = COMPONENTS[k % len(COMPONENTS)]
-            self.axes.plot(*mean, "o", color=colour, markersize=17, mec="white", mew=1.4)
-            self.axes.text(
-                *mean, str(k + 1), ha="center", va="center_baseline", fontsize=9
-            )
+        disc = {"markersize": 17, "markeredgecolor": "white", "markeredgewidth": 1.4}
+        for k, (x, y) in enumerate(mixture.means.tolist()):
+            self.axes.plot(x, y, "o", color=COMPONENTS[k % len(COMPONENTS)], **disc)
+            label = {"ha": "center", "va": "center_baseline", "fontsize": 9}
+            self.axes.text(x, y, str(k + 1), **label)
 
     def base64(self) -> str:
         """The picture as PNG: the same bytes for the same state."""
         canvas = FigureCanvasAgg(self.figure)
         self.figure.set_dpi(125)
-        with matplotlib.rc_context():
-            matplotlib.rcdefaults()
-            canvas.draw()
+        canvas.draw()
         levels = np.linspace(0, 255, LEVELS).round().astype(np.uint8)
         nearest = (np.arange(256) * (LEVELS - 1) / 255).round().astype(int)
         pixels = levels[nearest][np.asarray(canvas.buffer_rgba())]

@@ -19,7 +19,7 @@ from diffedu.widgets._picture import COMPONENTS, Generator, Picture, place, view
 
 
 class DissolvingMixture(MixtureWidget):
-    """p_t, its score and particles x_t = α x_0 + σ ε, for a mixture that can be dragged.
+    """p_t, its score and particles x_t = α x_0 + σ ε, for a mixture to be dragged.
 
     Args:
         mixture: the law of x_0, in the plane.
@@ -31,8 +31,8 @@ class DissolvingMixture(MixtureWidget):
         steps: of that simulation, from 0 to t_max.
         title, caption: text around the figure.
 
-    All are traits: `widget.t = 0.7` moves it, `widget.observe(handler, "means")` follows
-    the reader's hand.
+    All are traits: `widget.t = 0.7` moves it, `widget.observe(handler, "means")`
+    follows the reader's hand.
 
     Raises:
         ValueError: an argument is out of range, or the mixture is not in the plane.

@@ -62,9 +62,9 @@ class ReverseTrajectories(MixtureWidget):
 
     title = Text("Running time backwards")
     caption = Text(
-        "Three ways back from the same sample at time T, with the same noise and the same "
-        "steps. Shading: the exact density pₜ. Lines: the ways of some particles. The "
-        "naive reversal runs the noising SDE with time decreasing and no score."
+        "Three ways back from the same sample at time T, with the same noise and the "
+        "same steps. Shading: the exact density pₜ. Lines: the ways of some particles. "
+        "The naive reversal runs the noising SDE with time decreasing and no score."
     )
     steps = Whole(100, least=1, most=1000)
     eta = Real(1.0, least=0.0, most=10.0)
@@ -125,7 +125,8 @@ class ReverseTrajectories(MixtureWidget):
         n = self.n_particles
         u, z = generator.uniform(n), generator.normal(2 * n)
         for _ in range(2 * PAIRS):  # the page draws its reference samples here
-            generator.uniform(n), generator.normal(2 * n)
+            generator.uniform(n)
+            generator.normal(2 * n)
         noise = torch.from_numpy(generator.normal(2 * n * self.steps))
         noise = noise.reshape(-1, n, 2)
         start, _ = place(path.marginal(mixture, times[0]), u, z)

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import types
 
+import matplotlib
 import numpy as np
 import pytest
 import torch
@@ -16,16 +17,22 @@ import traitlets
 from PIL import Image
 
 from diffedu.mixture import GaussianMixture, ring, three_gaussians, three_gaussians_1d
-from diffedu.path import Cosine, OrnsteinUhlenbeck, VarianceExploding, VariancePreserving
+from diffedu.path import (
+    Cosine,
+    OrnsteinUhlenbeck,
+    VarianceExploding,
+    VariancePreserving,
+)
 from diffedu.widgets import DissolvingMixture, ReverseTrajectories, _bundle
 from diffedu.widgets._base import StateError
 
 WIDGETS = [DissolvingMixture, ReverseTrajectories]
+JSON = r'<script type="application/json">(.*)</script>'
 VIEW = "application/vnd.jupyter.widget-view+json"
 
 
 def state_of(html: str) -> dict:
-    return json.loads(re.search(r'<script type="application/json">(.*)</script>', html)[1])
+    return json.loads(re.search(JSON, html)[1])
 
 
 # Faces
@@ -57,6 +64,12 @@ def test_the_html_face_is_the_same_in_another_process(figures):
         encoding="utf-8",
     )
     assert found.stdout == " ".join(figures) + "\n"
+
+
+def test_the_picture_does_not_depend_on_the_style_of_the_notebook(figures):
+    style = {"font.size": 20, "figure.constrained_layout.use": True, "axes.grid": True}
+    with matplotlib.rc_context(style):
+        assert DissolvingMixture()._repr_html_() == figures[0]
 
 
 @pytest.mark.parametrize("kind", WIDGETS)
@@ -152,7 +165,11 @@ def test_fewer_steps_bring_the_step_back():
 
 BAD_ARGUMENTS = [
     (DissolvingMixture, {"mixture": "ring"}, "mixture must be a GaussianMixture"),
-    (DissolvingMixture, {"mixture": three_gaussians_1d()}, "mixture must be one mixture"),
+    (
+        DissolvingMixture,
+        {"mixture": three_gaussians_1d()},
+        "mixture must be one mixture",
+    ),
     (DissolvingMixture, {"path": "OU"}, "path must be a path"),
     (DissolvingMixture, {"t": 3.1}, r"t must lie in \[0, 3\]"),
     (DissolvingMixture, {"t": -0.1}, "t must be a number from 0"),
@@ -183,7 +200,11 @@ def test_bad_arguments(no_shape_checks, kind, arguments, message):
         ("means", [[0.0, 0.0]], "weights must have shape"),
         ("means", [[0.0], [1.0], [2.0]], "shape"),
         ("means", "here", "means must be a nested list"),
-        ("means", [[0.0, 0.0], [1.0, float("nan")], [0.0, 0.0]], "means must be finite"),
+        (
+            "means",
+            [[0.0, 0.0], [1.0, float("nan")], [0.0, 0.0]],
+            "means must be finite",
+        ),
         ("weights", [0.5, 0.5, 0.5], "weights must sum to 1"),
         ("weights", [1.5, -0.5, 0.0], "weights must be >= 0"),
         ("covariances", [[[1.0, 2.0], [2.0, 1.0]]] * 3, "positive definite"),
@@ -217,11 +238,16 @@ def test_float32_mixtures_are_shown():
 
 
 def test_every_module_is_bundled_after_what_it_imports():
-    for names in (("core", "figure", "dissolving_mixture"), ("core", "figure", "hydrate")):
+    for names in (
+        ("core", "figure", "dissolving_mixture"),
+        ("core", "figure", "hydrate"),
+    ):
         bundle = _bundle.bundle_module(*names)
         assert not re.search(r"^import |^export (?!default)", bundle, re.MULTILINE)
         for name in names:
-            needs = re.findall(r"^const \{[^}]*\} = (\w+);", _bundle._module(name), re.M)
+            needs = re.findall(
+                r"^const \{[^}]*\} = (\w+);", _bundle._module(name), re.M
+            )
             assert set(needs) <= set(names[: names.index(name)])
 
 
@@ -230,7 +256,9 @@ def test_every_import_in_the_javascript_is_used():
         source = file.read_text(encoding="utf-8")
         for match in _bundle.IMPORT.finditer(source):
             for name in re.findall(r"\w+", match[1]):
-                assert len(re.findall(rf"\b{name}\b", source)) > 1, f"{file.name}: {name}"
+                assert len(re.findall(rf"\b{name}\b", source)) > 1, (
+                    f"{file.name}: {name}"
+                )
 
 
 def test_static_files_are_part_of_the_package():

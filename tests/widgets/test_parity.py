@@ -70,8 +70,8 @@ def javascript(browser):
     page.add_script_tag(
         content=_bundle._module("core")
         + """
-        const law = (m) => new core.GaussianMixture(...m.map((x) => Float64Array.from(x)));
         const floats = (x) => Float64Array.from(x);
+        const law = (parts) => new core.GaussianMixture(...parts.map(floats));
         const list = (x) => Array.from(x);
         const states = (run) => Array.from(run, list);
         const replay = (noise) => {
@@ -115,8 +115,8 @@ def test_density_score_and_responsibilities(javascript, seed, d):
     mixture, x = random_mixture(seed, d), 3 * normals(N, d, seed=seed)
     found = javascript(
         """const [p, at] = [law(mixture), floats(x)];
-        return [p.log_prob(at), p.score(at), p.responsibilities(at), p.mean, p.covariance]
-            .map(list);""",
+        return [p.log_prob(at), p.score(at), p.responsibilities(at),
+            p.mean, p.covariance].map(list);""",
         mixture=mixture,
         x=x.flatten(),
     )
@@ -143,7 +143,8 @@ def test_noised_law_and_posterior(javascript, alpha, sigma, d):
         const noised = p.noised(alpha, sigma);
         const given = p.posterior(at.subarray(0, d), alpha, sigma);
         return [noised.weights, noised.means, noised.covariances,
-            p.posterior_mean(at, alpha, sigma), p.posterior_covariance(at, alpha, sigma),
+            p.posterior_mean(at, alpha, sigma),
+            p.posterior_covariance(at, alpha, sigma),
             given.weights, given.means, given.covariances].map(list);""",
         mixture=mixture,
         x_t=x_t.flatten(),
@@ -322,8 +323,10 @@ def test_sliced_wasserstein_and_total_variance(javascript):
     x, y = normals(300, 2, seed=1), 1.3 * normals(300, 2, seed=2) + 0.4
     distance, variance = javascript(
         """const lines = (points) => core.projections(floats(points), 16);
-        return [core.sliced_wasserstein(lines(x), lines(y)), core.total_variance(floats(x))];
-        """,
+        return [
+            core.sliced_wasserstein(lines(x), lines(y)),
+            core.total_variance(floats(x)),
+        ];""",
         x=x.flatten(),
         y=y.flatten(),
     )

@@ -11,17 +11,22 @@
 
 /** Numbers from nested lists, or from {shape, data}: base64 little-endian float32. */
 export function decode(array) {
-  if (Array.isArray(array)) return Float64Array.from(array.flat(Infinity), (x) => x ?? NaN);
+  if (Array.isArray(array))
+    return Float64Array.from(array.flat(Infinity), (x) => x ?? NaN);
   const bytes = Uint8Array.from(atob(array.data), (c) => c.charCodeAt(0));
   const view = new DataView(bytes.buffer);
-  return Float64Array.from({ length: bytes.length / 4 }, (_, i) => view.getFloat32(4 * i, true));
+  return Float64Array.from({ length: bytes.length / 4 }, (_, i) =>
+    view.getFloat32(4 * i, true),
+  );
 }
 
 /** The inverse of `decode`, for the given shape. */
 export function encode(values, shape) {
   const view = new DataView(new ArrayBuffer(4 * values.length));
   values.forEach((value, i) => view.setFloat32(4 * i, value, true));
-  const characters = Array.from(new Uint8Array(view.buffer), (b) => String.fromCharCode(b));
+  const characters = Array.from(new Uint8Array(view.buffer), (b) =>
+    String.fromCharCode(b),
+  );
   return { shape, data: btoa(characters.join("")) };
 }
 
@@ -108,13 +113,15 @@ export class GaussianMixture {
     const d = means.length / K;
     if (!K) throw new Error("weights must have at least one component");
     if (!Number.isInteger(d) || d < 1) throw new Error("means must have shape (K, d)");
-    if (covariances.length !== K * d * d) throw new Error("covariances must have shape (K, d, d)");
+    if (covariances.length !== K * d * d)
+      throw new Error("covariances must have shape (K, d, d)");
     for (const [name, x] of Object.entries({ weights, means, covariances })) {
       if (!x.every(Number.isFinite)) throw new Error(`${name} must be finite`);
     }
     const total = weights.reduce((sum, w) => sum + w, 0);
     if (weights.some((w) => w < 0)) throw new Error("weights must be ≥ 0");
-    if (Math.abs(total - 1) > 1e-5) throw new Error(`weights must sum to 1, got ${total}`);
+    if (Math.abs(total - 1) > 1e-5)
+      throw new Error(`weights must sum to 1, got ${total}`);
 
     this.n_components = K;
     this.dim = d;
@@ -125,7 +132,11 @@ export class GaussianMixture {
     this.precisions = new Float64Array(K * d * d);
     this.log_constants = new Float64Array(K); // log w_k − ½ log det(2π Σ_k)
     for (let k = 0; k < K; k++) {
-      const L = cholesky(covariances.subarray(k * d * d, (k + 1) * d * d), d, "covariances");
+      const L = cholesky(
+        covariances.subarray(k * d * d, (k + 1) * d * d),
+        d,
+        "covariances",
+      );
       this.factors.set(L, k * d * d);
       this.precisions.set(inverse(L, d), k * d * d);
       let log_det = d * Math.log(2 * Math.PI);
@@ -139,7 +150,9 @@ export class GaussianMixture {
   /** E[x] = Σ_k w_k m_k. */
   get mean() {
     const mean = new Float64Array(this.dim);
-    this.means.forEach((m, i) => (mean[i % this.dim] += this.weights[Math.floor(i / this.dim)] * m));
+    this.means.forEach(
+      (m, i) => (mean[i % this.dim] += this.weights[Math.floor(i / this.dim)] * m),
+    );
     return mean;
   }
 
@@ -224,7 +237,9 @@ export class GaussianMixture {
     return new GaussianMixture(
       this.weights,
       this.means.map((m) => alpha * m),
-      this.covariances.map((c, i) => alpha ** 2 * c + (on_diagonal(i) ? sigma ** 2 : 0)),
+      this.covariances.map(
+        (c, i) => alpha ** 2 * c + (on_diagonal(i) ? sigma ** 2 : 0),
+      ),
     );
   }
 
@@ -244,7 +259,8 @@ export class GaussianMixture {
       component[i] = k;
       for (let a = 0; a < d; a++) {
         x[i * d + a] = means[k * d + a];
-        for (let b = 0; b <= a; b++) x[i * d + a] += factors[(k * d + a) * d + b] * z[i * d + b];
+        for (let b = 0; b <= a; b++)
+          x[i * d + a] += factors[(k * d + a) * d + b] * z[i * d + b];
       }
     }
     return { x, component };
@@ -254,13 +270,18 @@ export class GaussianMixture {
   _given(x_t, i, noised, alpha, sigma) {
     const { dim: d, n_components: K, means, covariances } = this;
     const weights = noised.responsibilities(x_t.subarray(i * d, (i + 1) * d));
-    const given = { weights, means: Float64Array.from(means), covariances: covariances.map(() => 0) };
+    const given = {
+      weights,
+      means: Float64Array.from(means),
+      covariances: covariances.map(() => 0),
+    };
     for (let k = 0; k < K; k++) {
       for (let a = 0; a < d; a++) {
         for (let b = 0; b < d; b++) {
           let gain = 0; // entry (a, b) of Σ_k (α²Σ_k + σ²I)⁻¹
           for (let c = 0; c < d; c++) {
-            gain += covariances[(k * d + a) * d + c] * noised.precisions[(k * d + c) * d + b];
+            gain +=
+              covariances[(k * d + a) * d + c] * noised.precisions[(k * d + c) * d + b];
           }
           const residual = x_t[i * d + b] - alpha * means[k * d + b];
           given.means[k * d + a] += alpha * gain * residual;
@@ -273,7 +294,13 @@ export class GaussianMixture {
 
   /** The law of x_0 given one point x_t, for σ > 0: a mixture. */
   posterior(x_t, alpha, sigma) {
-    const { weights, means, covariances } = this._given(x_t, 0, this.noised(alpha, sigma), alpha, sigma);
+    const { weights, means, covariances } = this._given(
+      x_t,
+      0,
+      this.noised(alpha, sigma),
+      alpha,
+      sigma,
+    );
     return new GaussianMixture(weights, means, covariances);
   }
 
@@ -284,7 +311,9 @@ export class GaussianMixture {
     const mean = new Float64Array(x_t.length);
     for (let i = 0; i < x_t.length / d; i++) {
       const given = this._given(x_t, i, noised, alpha, sigma);
-      given.means.forEach((m, j) => (mean[i * d + (j % d)] += given.weights[Math.floor(j / d)] * m));
+      given.means.forEach(
+        (m, j) => (mean[i * d + (j % d)] += given.weights[Math.floor(j / d)] * m),
+      );
     }
     return mean;
   }
@@ -302,7 +331,8 @@ export class GaussianMixture {
           for (let b = 0; b < d; b++) {
             const m_a = given.means[k * d + a] - mean[i * d + a];
             const m_b = given.means[k * d + b] - mean[i * d + b];
-            covariance[(i * d + a) * d + b] += w * (given.covariances[(k * d + a) * d + b] + m_a * m_b);
+            covariance[(i * d + a) * d + b] +=
+              w * (given.covariances[(k * d + a) * d + b] + m_a * m_b);
           }
         }
       });
@@ -325,7 +355,8 @@ class GaussianPath {
   constructor(t_max, parameters) {
     this.t_max = t_max;
     for (const [name, value] of Object.entries(parameters)) {
-      if (!Number.isFinite(value) || value < 0) throw new Error(`path ${name} must be a number ≥ 0`);
+      if (!Number.isFinite(value) || value < 0)
+        throw new Error(`path ${name} must be a number ≥ 0`);
       this[name] = value;
     }
     if (!(t_max > 0)) throw new Error("path horizon must be > 0");
@@ -424,6 +455,9 @@ class OrnsteinUhlenbeck extends GaussianPath {
 class VariancePreserving extends GaussianPath {
   constructor({ beta_min = 0.1, beta_max = 20 } = {}) {
     super(1, { beta_min, beta_max });
+    if (!(0 < beta_max && beta_min <= beta_max)) {
+      throw new Error("path beta_max must be > 0, and ≥ beta_min");
+    }
   }
 
   beta(t) {
@@ -498,6 +532,9 @@ class Cosine extends GaussianPath {
 class VarianceExploding extends GaussianPath {
   constructor({ sigma_min = 0.01, sigma_max = 10 } = {}) {
     super(1, { sigma_min, sigma_max });
+    if (!(0 < sigma_min && sigma_min < sigma_max)) {
+      throw new Error("path sigma_max must be > sigma_min > 0");
+    }
     this.log_ratio = Math.log(sigma_max / sigma_min);
   }
 
@@ -522,7 +559,9 @@ class VarianceExploding extends GaussianPath {
   }
 
   g(t) {
-    return this.sigma_min * Math.exp(this.log_ratio * t) * Math.sqrt(2 * this.log_ratio);
+    return (
+      this.sigma_min * Math.exp(this.log_ratio * t) * Math.sqrt(2 * this.log_ratio)
+    );
   }
 }
 
@@ -561,11 +600,18 @@ class Straight extends GaussianPath {
   }
 }
 
-const PATHS = { OrnsteinUhlenbeck, VariancePreserving, Cosine, VarianceExploding, Straight };
+const PATHS = {
+  OrnsteinUhlenbeck,
+  VariancePreserving,
+  Cosine,
+  VarianceExploding,
+  Straight,
+};
 
 /** The path that {name, …parameters} describes. */
 export function make_path({ name, ...parameters }) {
-  if (!Object.hasOwn(PATHS, name)) throw new Error(`path must be one of ${Object.keys(PATHS).join(", ")}`);
+  if (!Object.hasOwn(PATHS, name))
+    throw new Error(`path must be one of ${Object.keys(PATHS).join(", ")}`);
   return new PATHS[name](parameters);
 }
 
@@ -573,7 +619,10 @@ export function make_path({ name, ...parameters }) {
 export function time_grid(start, stop, steps, power = 1) {
   const a = start ** (1 / power);
   const b = stop ** (1 / power);
-  const times = Float64Array.from({ length: steps + 1 }, (_, i) => (a + (i / steps) * (b - a)) ** power);
+  const times = Float64Array.from(
+    { length: steps + 1 },
+    (_, i) => (a + (i / steps) * (b - a)) ** power,
+  );
   times[0] = start;
   times[steps] = stop;
   return times;
@@ -698,6 +747,8 @@ export function projections(x, directions = 16) {
 /** Sliced 2-Wasserstein distance of two equal-size samples, given their projections. */
 export function sliced_wasserstein(a, b) {
   let total = 0;
-  a.forEach((line, j) => line.forEach((value, i) => (total += (value - b[j][i]) ** 2 / line.length)));
+  a.forEach((line, j) =>
+    line.forEach((value, i) => (total += (value - b[j][i]) ** 2 / line.length)),
+  );
   return Math.sqrt(total / a.length);
 }

@@ -1,7 +1,37 @@
 /** A mixture that the reader shapes, dissolving into noise: density, score, particles. */
 
-import { Generator, GaussianMixture, average, decode, encode, euler_maruyama, forward, make_path, projections, sliced_wasserstein, time_grid } from "./core.js";
-import { Figure, PROCESSES, Panel, assign, choice, follow, format, formatEstimate, group, legend, player, principalAxes, readout, slider, toggle, viewExtent, button } from "./figure.js";
+import {
+  Generator,
+  GaussianMixture,
+  average,
+  decode,
+  encode,
+  euler_maruyama,
+  forward,
+  make_path,
+  projections,
+  sliced_wasserstein,
+  time_grid,
+} from "./core.js";
+import {
+  Figure,
+  PROCESSES,
+  Panel,
+  assign,
+  button,
+  choice,
+  follow,
+  format,
+  formatEstimate,
+  group,
+  legend,
+  player,
+  principalAxes,
+  readout,
+  slider,
+  toggle,
+  viewExtent,
+} from "./figure.js";
 
 const SECONDS = 8; // from data to noise, played
 const PAIRS = 4; // samples that the distance and its floor are averaged over
@@ -9,7 +39,10 @@ const NUMBERS_EVERY = 120; // milliseconds between two refreshes of the numbers
 
 /** What can be changed about a process: name, label, least, most, step. */
 const PARAMETERS = {
-  OrnsteinUhlenbeck: [["beta", "rate β", 0, 3, 0.05], ["diffusion", "diffusion g", 0.2, 3, 0.05]],
+  OrnsteinUhlenbeck: [
+    ["beta", "rate β", 0, 3, 0.05],
+    ["diffusion", "diffusion g", 0.2, 3, 0.05],
+  ],
   VariancePreserving: [["beta_max", "β at t = 1", 1, 30, 0.5]],
   VarianceExploding: [["sigma_max", "σ at t = 1", 1, 20, 0.5]],
   Cosine: [],
@@ -20,18 +53,46 @@ const NUMBERS = [
   ["alpha", "α", "how much of x₀ is left"],
   ["sigma", "σ", "standard deviation of the noise"],
   ["snr", "SNR α²/σ²", "signal-to-noise ratio"],
-  ["information", "I(x₀; xₜ), nats", "mutual information, Monte Carlo over the particles, ± standard error"],
-  ["kl", "KL to noise, nats", "KL(pₜ ‖ N(0, s²I)), Monte Carlo over the particles, ± standard error"],
+  [
+    "information",
+    "I(x₀; xₜ), nats",
+    "mutual information, Monte Carlo over the particles, ± standard error",
+  ],
+  [
+    "kl",
+    "KL to noise, nats",
+    "KL(pₜ ‖ N(0, s²I)), Monte Carlo over the particles, ± standard error",
+  ],
   ["distance", "particles to pₜ", "sliced Wasserstein distance to exact samples of pₜ"],
-  ["floor", "sampling floor", "the same distance between two exact samples of this size"],
-  ["posterior", "E[x₀ | xₜ] at pointer", "posterior mean; the ellipse is one standard deviation"],
+  [
+    "floor",
+    "sampling floor",
+    "the same distance between two exact samples of this size",
+  ],
+  [
+    "posterior",
+    "E[x₀ | xₜ] at pointer",
+    "posterior mean; the ellipse is one standard deviation",
+  ],
 ];
 
-const TRAITS = ["weights", "means", "covariances", "path", "t", "n_particles", "seed", "simulate", "steps", "playing"];
+const TRAITS = [
+  "weights",
+  "means",
+  "covariances",
+  "path",
+  "t",
+  "n_particles",
+  "seed",
+  "simulate",
+  "steps",
+  "playing",
+];
 
 /** The standard deviation of the Gaussian that the process ends in. */
 function noiseScale(path) {
-  return path.beta > 0 && path.stationary_std ? path.stationary_std : path.sigma(path.t_max);
+  const { stationary_std } = path;
+  return stationary_std < Infinity ? stationary_std : path.sigma(path.t_max);
 }
 
 /** The covariance with these standard deviations: √(major minor), major / minor, angle. */
@@ -73,15 +134,22 @@ class DissolvingMixture {
   /** Everything the picture depends on, computed from the traits; throws on bad ones. */
   read() {
     const get = (name) => this.model.get(name);
-    const mixture = new GaussianMixture(decode(get("weights")), decode(get("means")), decode(get("covariances")));
+    const mixture = new GaussianMixture(
+      decode(get("weights")),
+      decode(get("means")),
+      decode(get("covariances")),
+    );
     if (mixture.dim !== 2) throw new Error("means must be points of the plane");
     const path = make_path(get("path"));
     const t = get("t");
-    if (!(Number.isFinite(t) && t >= 0 && t <= path.t_max)) throw new Error(`t must lie in [0, ${path.t_max}], got ${t}`);
+    if (!(Number.isFinite(t) && t >= 0 && t <= path.t_max))
+      throw new Error(`t must lie in [0, ${path.t_max}], got ${t}`);
     const n = get("n_particles");
-    if (!(Number.isInteger(n) && n >= 2 && n <= 20000)) throw new Error("n_particles must lie in 2 … 20000");
+    if (!(Number.isInteger(n) && n >= 2 && n <= 20000))
+      throw new Error("n_particles must lie in 2 … 20000");
     const steps = get("steps");
-    if (!(Number.isInteger(steps) && steps >= 1 && steps <= 1000)) throw new Error("steps must lie in 1 … 1000");
+    if (!(Number.isInteger(steps) && steps >= 1 && steps <= 1000))
+      throw new Error("steps must lie in 1 … 1000");
     return { mixture, path, t, n, steps, simulate: get("simulate") };
   }
 
@@ -115,14 +183,24 @@ class DissolvingMixture {
   simulated(x_0) {
     const { path, t, steps } = this.now;
     const times = time_grid(0, path.t_max, steps);
-    const replay = (k) => ({ normal: (count) => this.noise.steps.subarray(k++ * count, k * count) });
-    const key = JSON.stringify(["weights", "means", "covariances", "path", "steps"].map((name) => this.model.get(name)));
+    const replay = (k) => ({
+      normal: (count) => this.noise.steps.subarray(k++ * count, k * count),
+    });
+    const key = JSON.stringify(
+      ["weights", "means", "covariances", "path", "steps"].map((name) =>
+        this.model.get(name),
+      ),
+    );
     if (this.run?.key !== key || this.run.noise !== this.noise) {
       const states = euler_maruyama(forward(path), x_0, times, replay(0));
       this.run = { key, noise: this.noise, states, reached: [] };
     }
-    const k = Math.max(0, times.findLastIndex((time) => time <= t));
-    while (this.run.reached.length <= k) this.run.reached.push(this.run.states.next().value);
+    const k = Math.max(
+      0,
+      times.findLastIndex((time) => time <= t),
+    );
+    while (this.run.reached.length <= k)
+      this.run.reached.push(this.run.states.next().value);
     const x = this.run.reached[k];
     if (times[k] === t) return x;
     return [...euler_maruyama(forward(path), x, [times[k], t], replay(k))].at(-1);
@@ -143,20 +221,75 @@ class DissolvingMixture {
       onstep: () => this.step(),
       onreset: () => assign(this.model, this.initial),
     });
-    this.time = slider({ label: "time t", min: 0, max: 1, step: "any", text: (t) => t.toFixed(2), oninput: set("t") });
-    this.process = choice({ label: "process", options: PROCESSES, onchange: (name) => this.setProcess(name) });
+    this.time = slider({
+      label: "time t",
+      min: 0,
+      max: 1,
+      step: "any",
+      text: (t) => t.toFixed(2),
+      oninput: set("t"),
+    });
+    this.process = choice({
+      label: "process",
+      options: PROCESSES,
+      onchange: (name) => this.setProcess(name),
+    });
     this.parameters = group("Process", this.process.node);
     this.law = choice({
       label: "particles",
-      options: [["exact", "xₜ = α x₀ + σ ε"], ["simulated", "simulate the SDE"]],
+      options: [
+        ["exact", "xₜ = α x₀ + σ ε"],
+        ["simulated", "simulate the SDE"],
+      ],
       onchange: (value) => assign(this.model, { simulate: value === "simulated" }),
     });
-    this.steps = slider({ label: "steps to T", min: 2, max: 200, step: 1, text: String, oninput: set("steps") });
-    this.weight = slider({ label: "weight", min: 0.02, max: 0.98, step: 0.01, text: (w) => w.toFixed(2), oninput: (w) => this.setWeight(w) });
-    this.width = slider({ label: "width", min: 0.05, max: 1.5, step: 0.01, text: (w) => w.toFixed(2), oninput: (width) => this.reshape({ width }) });
-    this.elongation = slider({ label: "elongation", min: 1, max: 8, step: 0.1, text: (e) => e.toFixed(1), oninput: (elongation) => this.reshape({ elongation }) });
-    this.angle = slider({ label: "angle", min: -90, max: 90, step: 1, text: (a) => `${Math.round(a)}°`.replace("-", "−"), oninput: (a) => this.reshape({ angle: (a * Math.PI) / 180 }) });
-    this.component = group("Component", this.weight.node, this.width.node, this.elongation.node, this.angle.node);
+    this.steps = slider({
+      label: "steps to T",
+      min: 2,
+      max: 200,
+      step: 1,
+      text: String,
+      oninput: set("steps"),
+    });
+    this.weight = slider({
+      label: "weight",
+      min: 0.02,
+      max: 0.98,
+      step: 0.01,
+      text: (w) => w.toFixed(2),
+      oninput: (w) => this.setWeight(w),
+    });
+    this.width = slider({
+      label: "width",
+      min: 0.05,
+      max: 1.5,
+      step: 0.01,
+      text: (w) => w.toFixed(2),
+      oninput: (width) => this.reshape({ width }),
+    });
+    this.elongation = slider({
+      label: "elongation",
+      min: 1,
+      max: 8,
+      step: 0.1,
+      text: (e) => e.toFixed(1),
+      oninput: (elongation) => this.reshape({ elongation }),
+    });
+    this.angle = slider({
+      label: "angle",
+      min: -90,
+      max: 90,
+      step: 1,
+      text: (a) => `${Math.round(a)}°`.replace("-", "−"),
+      oninput: (a) => this.reshape({ angle: (a * Math.PI) / 180 }),
+    });
+    this.component = group(
+      "Component",
+      this.weight.node,
+      this.width.node,
+      this.elongation.node,
+      this.angle.node,
+    );
     this.switches = Object.keys(this.show).map((name) => {
       const control = toggle({
         label: name,
@@ -185,7 +318,9 @@ class DissolvingMixture {
       shown,
     );
     this.figure.below.append(this.key, this.numbers.node);
-    this.component.addEventListener("input", () => (this.gesture = true), { capture: true });
+    this.component.addEventListener("input", () => (this.gesture = true), {
+      capture: true,
+    });
     this.component.addEventListener("change", () => this.settle());
   }
 
@@ -197,7 +332,10 @@ class DissolvingMixture {
 
   step() {
     const { t_max } = this.now.path;
-    assign(this.model, { playing: false, t: Math.min(t_max, this.model.get("t") + t_max / 20) });
+    assign(this.model, {
+      playing: false,
+      t: Math.min(t_max, this.model.get("t") + t_max / 20),
+    });
   }
 
   /** Another process at the same fraction of its time. */
@@ -214,15 +352,23 @@ class DissolvingMixture {
     const k = this.selected;
     const rest = 1 - weights[k];
     if (weights.length === 1) return;
-    const others = (w) => (rest > 0 ? (w / rest) * (1 - weight) : (1 - weight) / (weights.length - 1));
-    assign(this.model, { weights: encode(weights.map((w, j) => (j === k ? weight : others(w))), [weights.length]) });
+    const others = (w) =>
+      rest > 0 ? (w / rest) * (1 - weight) : (1 - weight) / (weights.length - 1);
+    assign(this.model, {
+      weights: encode(
+        weights.map((w, j) => (j === k ? weight : others(w))),
+        [weights.length],
+      ),
+    });
   }
 
   reshape(change) {
     const covariances = decode(this.model.get("covariances"));
     this.shape = { ...this.shape, ...change };
     covariances.set(shaped(this.shape), 4 * this.selected);
-    assign(this.model, { covariances: encode(covariances, [covariances.length / 4, 2, 2]) });
+    assign(this.model, {
+      covariances: encode(covariances, [covariances.length / 4, 2, 2]),
+    });
   }
 
   move(k, x, y) {
@@ -278,12 +424,21 @@ class DissolvingMixture {
     handle.addEventListener("pointercancel", release);
     handle.addEventListener("keydown", (event) => {
       const step = (event.shiftKey ? 0.05 : 0.0125) * this.panel.extent;
-      const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
+      const moves = {
+        ArrowLeft: [-step, 0],
+        ArrowRight: [step, 0],
+        ArrowUp: [0, step],
+        ArrowDown: [0, -step],
+      };
       if (!moves[event.key]) return;
       event.preventDefault();
       this.gesture = true;
       const means = decode(this.model.get("means"));
-      this.move(k, means[2 * k] + moves[event.key][0], means[2 * k + 1] + moves[event.key][1]);
+      this.move(
+        k,
+        means[2 * k] + moves[event.key][0],
+        means[2 * k + 1] + moves[event.key][1],
+      );
     });
     handle.addEventListener("keyup", () => this.settle());
     return handle;
@@ -353,20 +508,34 @@ class DissolvingMixture {
     if (this.parameters.dataset.name !== name) {
       this.parameters.dataset.name = name;
       this.sliders = PARAMETERS[name].map(([parameter, label, min, max, step]) => {
-        const oninput = (value) => assign(this.model, { path: { ...this.model.get("path"), [parameter]: value } });
+        const oninput = (value) =>
+          assign(this.model, {
+            path: { ...this.model.get("path"), [parameter]: value },
+          });
         return [parameter, slider({ label, min, max, step, oninput })];
       });
-      this.parameters.replaceChildren(this.parameters.firstChild, this.process.node, ...this.sliders.map(([, s]) => s.node));
+      this.parameters.replaceChildren(
+        this.parameters.firstChild,
+        this.process.node,
+        ...this.sliders.map(([, s]) => s.node),
+      );
     }
-    for (const [parameter, control] of this.sliders) control.set(values[parameter] ?? path[parameter]);
+    for (const [parameter, control] of this.sliders)
+      control.set(values[parameter] ?? path[parameter]);
   }
 
   showComponent(mixture) {
     const k = this.selected;
-    const { major, minor, angle } = principalAxes(mixture.covariances.subarray(4 * k, 4 * k + 4));
+    const { major, minor, angle } = principalAxes(
+      mixture.covariances.subarray(4 * k, 4 * k + 4),
+    );
     const elongation = major / minor;
     const round = elongation < 1.01;
-    this.shape = { width: Math.sqrt(major * minor), elongation, angle: round ? (this.shape?.angle ?? 0) : angle };
+    this.shape = {
+      width: Math.sqrt(major * minor),
+      elongation,
+      angle: round ? (this.shape?.angle ?? 0) : angle,
+    };
     this.component.firstChild.textContent = `Component ${k + 1} of ${mixture.n_components}`;
     this.weight.set(mixture.weights[k]);
     this.width.set(this.shape.width);
@@ -378,7 +547,11 @@ class DissolvingMixture {
     const { x, component } = this.now.particles;
     const palette = colours.components;
     palette.forEach((colour, k) => {
-      this.panel.points(x, colour, { radius: 1.8, alpha: 0.8, belongs: (i) => component[i] % palette.length === k });
+      this.panel.points(x, colour, {
+        radius: 1.8,
+        alpha: 0.8,
+        belongs: (i) => component[i] % palette.length === k,
+      });
     });
   }
 
@@ -388,7 +561,11 @@ class DissolvingMixture {
     const k = this.selected;
     const mean = mixture.means.subarray(2 * k, 2 * k + 2);
     const covariance = mixture.covariances.subarray(4 * k, 4 * k + 4);
-    this.panel.ellipse(mean, covariance, colours.ink, { deviations: 2, dash: [4, 3], alpha: 0.7 });
+    this.panel.ellipse(mean, covariance, colours.ink, {
+      deviations: 2,
+      dash: [4, 3],
+      alpha: 0.7,
+    });
   }
 
   drawPosterior(colours) {
@@ -414,13 +591,21 @@ class DissolvingMixture {
     const [half_x, half_y] = this.panel.half;
     this.handles.forEach((handle, k) => {
       const [x, y] = mixture.means.subarray(2 * k, 2 * k + 2);
-      const inside = [Math.max(-half_x, Math.min(half_x, x)), Math.max(-half_y, Math.min(half_y, y))];
+      const inside = [
+        Math.max(-half_x, Math.min(half_x, x)),
+        Math.max(-half_y, Math.min(half_y, y)),
+      ];
       const [left, top] = this.panel.toPixel(...inside);
       handle.style.transform = `translate(${left}px, ${top}px) translate(-50%, -50%)`;
-      handle.style.setProperty("--mark", colours.components[k % colours.components.length]);
+      handle.style.setProperty(
+        "--mark",
+        colours.components[k % colours.components.length],
+      );
       handle.classList.toggle("is-selected", k === this.selected);
-      const label = `Component ${k + 1}, mean at (${x.toFixed(2)}, ${y.toFixed(2)}); arrow keys move it`;
-      if (handle.getAttribute("aria-label") !== label) handle.setAttribute("aria-label", label);
+      const at = `(${x.toFixed(2)}, ${y.toFixed(2)})`;
+      const label = `Component ${k + 1}, mean at ${at}; arrow keys move it`;
+      if (handle.getAttribute("aria-label") !== label)
+        handle.setAttribute("aria-label", label);
     });
   }
 
@@ -439,18 +624,26 @@ class DissolvingMixture {
     this.numbers.set("alpha", format(alpha));
     this.numbers.set("sigma", format(sigma));
     this.numbers.set("snr", format((alpha / sigma) ** 2));
-    this.numbers.set("posterior", this.hover ? this.posteriorText(alpha, sigma) : "hover or tap");
+    this.numbers.set(
+      "posterior",
+      this.hover ? this.posteriorText(alpha, sigma) : "hover or tap",
+    );
     if (this.measured < PAIRS) this.measure(alpha, sigma);
     if (this.measured < PAIRS && !this.figure.playing) this.figure.invalidate();
     const weights = Array.from(mixture.weights, (w) => w.toFixed(2)).join(", ");
     this.panel.describe(
-      `Mixture of ${mixture.n_components} Gaussians with weights ${weights} at time ${t.toFixed(2)}: ` +
-        `alpha ${format(alpha)}, sigma ${format(sigma)}; density, score arrows and ${this.now.n} particles.`,
+      `Mixture of ${mixture.n_components} Gaussians with weights ${weights} ` +
+        `at time ${t.toFixed(2)}: alpha ${format(alpha)}, sigma ${format(sigma)}; ` +
+        `density, score arrows and ${this.now.n} particles.`,
     );
   }
 
   posteriorText(alpha, sigma) {
-    const mean = this.now.mixture.posterior_mean(Float64Array.from(this.hover), alpha, sigma);
+    const mean = this.now.mixture.posterior_mean(
+      Float64Array.from(this.hover),
+      alpha,
+      sigma,
+    );
     return `(${Array.from(mean, (m) => m.toFixed(2)).join(", ")})`.replaceAll("-", "−");
   }
 
@@ -458,13 +651,26 @@ class DissolvingMixture {
     const { law, path } = this.now;
     const { x, x_0 } = this.now.particles;
     const log_p = law.log_prob(x);
-    this.numbers.set("information", sigma > 0 ? formatEstimate(average(informationTerms(x, x_0, alpha, sigma, log_p))) : "∞");
-    this.numbers.set("kl", formatEstimate(average(klTerms(x, noiseScale(path), log_p))));
+    this.numbers.set(
+      "information",
+      sigma > 0
+        ? formatEstimate(average(informationTerms(x, x_0, alpha, sigma, log_p)))
+        : "∞",
+    );
+    this.numbers.set(
+      "kl",
+      formatEstimate(average(klTerms(x, noiseScale(path), log_p))),
+    );
 
     this.distances ??= [];
     const j = (this.next = ((this.next ?? -1) + 1) % PAIRS);
-    const [a, b] = this.noise.pairs[j].map(({ u, z }) => projections(law.place(u, z).x));
-    this.distances[j] = [sliced_wasserstein(projections(x), a), sliced_wasserstein(b, a)];
+    const [a, b] = this.noise.pairs[j].map(({ u, z }) =>
+      projections(law.place(u, z).x),
+    );
+    this.distances[j] = [
+      sliced_wasserstein(projections(x), a),
+      sliced_wasserstein(b, a),
+    ];
     this.measured += 1;
     const mean = (which) => average(this.distances.map((pair) => pair[which])).value;
     this.numbers.set("distance", format(mean(0), 2));
@@ -480,8 +686,12 @@ class DissolvingMixture {
 /** log N(x_t; α x_0, σ²I) − log p_t(x_t): its mean is the mutual information. */
 function informationTerms(x, x_0, alpha, sigma, log_p) {
   return log_p.map((log_marginal, i) => {
-    const distance = (x[2 * i] - alpha * x_0[2 * i]) ** 2 + (x[2 * i + 1] - alpha * x_0[2 * i + 1]) ** 2;
-    return -Math.log(2 * Math.PI * sigma ** 2) - distance / (2 * sigma ** 2) - log_marginal;
+    const distance =
+      (x[2 * i] - alpha * x_0[2 * i]) ** 2 +
+      (x[2 * i + 1] - alpha * x_0[2 * i + 1]) ** 2;
+    return (
+      -Math.log(2 * Math.PI * sigma ** 2) - distance / (2 * sigma ** 2) - log_marginal
+    );
   });
 }
 

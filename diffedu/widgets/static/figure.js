@@ -46,16 +46,29 @@ export function formatEstimate({ value, standard_error }) {
 // Okabe and Ito's colours: distinct for every common kind of colour blindness.
 const COMPONENTS = ["#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6bbe"];
 
-const LIGHT = { ink: "#1d2733", faint: "#767676", paper: "#ffffff", density: [0, 90, 156] };
-const DARK = { ink: "#e8edf2", faint: "#8f979f", paper: "#14181e", density: [86, 180, 233] };
+const LIGHT = {
+  ink: "#1d2733",
+  faint: "#767676",
+  paper: "#ffffff",
+  density: [0, 90, 156],
+};
+const DARK = {
+  ink: "#e8edf2",
+  faint: "#8f979f",
+  paper: "#14181e",
+  density: [86, 180, 233],
+};
 
 /** Whether the page around the node is dark: what it says, else how it looks. */
 function isDark(node) {
   const root = document.documentElement;
   if (root.dataset.theme) return root.dataset.theme === "dark";
-  if (document.body.dataset.jpThemeLight) return document.body.dataset.jpThemeLight === "false";
+  if (document.body.dataset.jpThemeLight)
+    return document.body.dataset.jpThemeLight === "false";
   for (let at = node; at; at = at.parentElement) {
-    const [r, g, b, a = 1] = getComputedStyle(at).backgroundColor.match(/[\d.]+/g).map(Number);
+    const [r, g, b, a = 1] = getComputedStyle(at)
+      .backgroundColor.match(/[\d.]+/g)
+      .map(Number);
     if (a > 0.5) return 0.299 * r + 0.587 * g + 0.114 * b < 128;
   }
   return false;
@@ -74,12 +87,24 @@ export const PROCESSES = [
 
 /** A row with a name, a native input and its current value. */
 function row(label, input, output) {
-  return element("label", { class: "diffedu-row" }, element("span", {}, label), input, output ?? "");
+  return element(
+    "label",
+    { class: "diffedu-row" },
+    element("span", {}, label),
+    input,
+    output ?? "",
+  );
 }
 
 /** A slider for a number; `set(value)` moves it without a callback. */
 export function slider({ label, min, max, step, text = format, oninput }) {
-  const input = element("input", { type: "range", min, max, step, "aria-label": label });
+  const input = element("input", {
+    type: "range",
+    min,
+    max,
+    step,
+    "aria-label": label,
+  });
   const output = element("output");
   const show = (value) => {
     output.textContent = text(value);
@@ -105,13 +130,20 @@ export function slider({ label, min, max, step, text = format, oninput }) {
 /** A choice among [value, text] pairs. */
 export function choice({ label, options, onchange }) {
   const list = options.map(([value, text]) => element("option", { value }, text));
-  const select = element("select", { "aria-label": label, onchange: () => onchange(select.value) }, ...list);
+  const select = element(
+    "select",
+    { "aria-label": label, onchange: () => onchange(select.value) },
+    ...list,
+  );
   return { node: row(label, select), set: (value) => (select.value = value) };
 }
 
 /** A switch. */
 export function toggle({ label, onchange }) {
-  const input = element("input", { type: "checkbox", onchange: () => onchange(input.checked) });
+  const input = element("input", {
+    type: "checkbox",
+    onchange: () => onchange(input.checked),
+  });
   const node = element("label", { class: "diffedu-toggle" }, input, label);
   return { node, set: (value) => (input.checked = value) };
 }
@@ -124,7 +156,11 @@ export function button(text, onclick, properties = {}) {
 /** Play or pause, step, reset. */
 export function player({ onplay, onstep, onreset }) {
   const play = button("Play", onplay, { class: "diffedu-play" });
-  const node = element("div", { class: "diffedu-player", role: "group", "aria-label": "Playback" });
+  const node = element("div", {
+    class: "diffedu-player",
+    role: "group",
+    "aria-label": "Playback",
+  });
   node.append(play, button("Step", onstep), button("Reset", onreset));
   return { node, set: (playing) => (play.textContent = playing ? "Pause" : "Play") };
 }
@@ -136,10 +172,14 @@ export function group(title, ...nodes) {
 
 /** Live numbers: names fixed, values set as they change. */
 export function readout(names) {
-  const values = new Map(names.map(([key]) => [key, element("b", { "data-number": key }, "…")]));
+  const values = new Map(
+    names.map(([key]) => [key, element("b", { "data-number": key }, "…")]),
+  );
   const node = element("div", { class: "diffedu-numbers" });
   for (const [key, name, title] of names) {
-    node.append(element("div", { title }, element("span", {}, name), " ", values.get(key)));
+    node.append(
+      element("div", { title }, element("span", {}, name), " ", values.get(key)),
+    );
   }
   return {
     node,
@@ -152,7 +192,12 @@ export function readout(names) {
 /** What the marks mean: [css class, colour, text] triples. */
 export function legend(entries) {
   const items = entries.map(([mark, colour, text]) =>
-    element("li", {}, element("span", { class: `diffedu-mark ${mark}`, style: `--mark: ${colour}` }), text),
+    element(
+      "li",
+      {},
+      element("span", { class: `diffedu-mark ${mark}`, style: `--mark: ${colour}` }),
+      text,
+    ),
   );
   return element("ul", { class: "diffedu-legend" }, ...items);
 }
@@ -174,7 +219,8 @@ export class Panel {
   }
 
   describe(text) {
-    if (this.canvas.getAttribute("aria-label") !== text) this.canvas.setAttribute("aria-label", text);
+    if (this.canvas.getAttribute("aria-label") !== text)
+      this.canvas.setAttribute("aria-label", text);
   }
 
   /** Fits the canvas to its box and clears it; false where it has no room. */
@@ -182,7 +228,8 @@ export class Panel {
     const { clientWidth: width, clientHeight: height } = this.canvas;
     const ratio = window.devicePixelRatio || 1;
     const [w, h] = [Math.round(width * ratio), Math.round(height * ratio)];
-    if (this.canvas.width !== w || this.canvas.height !== h) Object.assign(this.canvas, { width: w, height: h });
+    if (this.canvas.width !== w || this.canvas.height !== h)
+      Object.assign(this.canvas, { width: w, height: h });
     this.colours = colours;
     this.width = width - MARGIN.left - MARGIN.right;
     this.height = height - MARGIN.top - MARGIN.bottom;
@@ -234,7 +281,12 @@ export class Panel {
     context.fillStyle = colours.faint;
     context.lineWidth = 1;
     context.font = "11px system-ui, sans-serif";
-    context.strokeRect(MARGIN.left - 0.5, MARGIN.top - 0.5, this.width + 1, this.height + 1);
+    context.strokeRect(
+      MARGIN.left - 0.5,
+      MARGIN.top - 0.5,
+      this.width + 1,
+      this.height + 1,
+    );
     context.beginPath();
     context.textAlign = "center";
     context.textBaseline = "top";
@@ -262,7 +314,11 @@ export class Panel {
     context.fillStyle = colour;
     context.textAlign = align;
     context.textBaseline = "alphabetic";
-    context.fillText(text, align === "left" ? MARGIN.left : MARGIN.left + this.width, MARGIN.top - 5);
+    context.fillText(
+      text,
+      align === "left" ? MARGIN.left : MARGIN.left + this.width,
+      MARGIN.top - 5,
+    );
   }
 
   /** A remark inside the frame, in its top or bottom left corner. */
@@ -305,7 +361,13 @@ export class Panel {
     }
     context.putImageData(pixels, 0, 0);
     this.context.imageSmoothingQuality = "high";
-    this.context.drawImage(this.image, MARGIN.left, MARGIN.top, this.width, this.height);
+    this.context.drawImage(
+      this.image,
+      MARGIN.left,
+      MARGIN.top,
+      this.width,
+      this.height,
+    );
     return Math.exp(max);
   }
 
@@ -373,7 +435,9 @@ export class Panel {
     context.globalAlpha = alpha;
     context.setLineDash(dash);
     context.beginPath();
-    points.forEach(([x, y], i) => context[i ? "lineTo" : "moveTo"](...this.toPixel(x, y)));
+    points.forEach(([x, y], i) =>
+      context[i ? "lineTo" : "moveTo"](...this.toPixel(x, y)),
+    );
     context.stroke();
     context.setLineDash([]);
     context.globalAlpha = 1;
@@ -432,7 +496,8 @@ function reach(law) {
 export function viewExtent(mixture, path, t) {
   const start = reach(mixture);
   let most = start;
-  for (let i = 1; i <= 32; i++) most = Math.max(most, reach(path.marginal(mixture, (i / 32) * path.t_max)));
+  for (let i = 1; i <= 32; i++)
+    most = Math.max(most, reach(path.marginal(mixture, (i / 32) * path.t_max)));
   return Math.max(start, Math.min(most, 1.5 * start), reach(path.marginal(mixture, t)));
 }
 
@@ -457,7 +522,11 @@ export class Figure {
     this.stage = element("div", { class: "diffedu-stage" });
     this.side = element("div", { class: "diffedu-side" });
     this.below = element("div", { class: "diffedu-below" });
-    this.message = element("p", { class: "diffedu-message", role: "alert", hidden: true });
+    this.message = element("p", {
+      class: "diffedu-message",
+      role: "alert",
+      hidden: true,
+    });
     this.node.classList.add("diffedu-widget");
     this.node.dataset.widget = name;
     this.node.replaceChildren(
@@ -482,7 +551,9 @@ export class Figure {
     });
     seen.observe(this.node);
     const themed = new MutationObserver(again);
-    const attributes = { attributeFilter: ["data-theme", "data-jp-theme-light", "class", "style"] };
+    const attributes = {
+      attributeFilter: ["data-theme", "data-jp-theme-light", "class", "style"],
+    };
     themed.observe(document.documentElement, attributes);
     themed.observe(document.body, attributes);
     const scheme = window.matchMedia("(prefers-color-scheme: dark)");
@@ -498,7 +569,8 @@ export class Figure {
   /** Asks for one frame; the first is drawn wherever the figure is, for print. */
   invalidate() {
     const wanted = this.visible || this.node.dataset.state !== "live";
-    if (wanted && !this.requested) this.requested = requestAnimationFrame((now) => this._frame(now));
+    if (wanted && !this.requested)
+      this.requested = requestAnimationFrame((now) => this._frame(now));
   }
 
   _frame(now) {

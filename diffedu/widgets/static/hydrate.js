@@ -22,7 +22,10 @@ class StaticModel {
   }
 
   off(event, handler) {
-    this.handlers.set(event, (this.handlers.get(event) ?? []).filter((h) => h !== handler));
+    this.handlers.set(
+      event,
+      (this.handlers.get(event) ?? []).filter((h) => h !== handler),
+    );
   }
 
   save_changes() {}
@@ -48,7 +51,11 @@ function hydrate(figure, widgets) {
 
 /** Hydrates every figure of the page, now or once it is parsed. */
 export function hydrate_page(widgets) {
-  const all = () => document.querySelectorAll("figure.diffedu-widget").forEach((f) => hydrate(f, widgets));
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", all);
+  const all = () =>
+    document
+      .querySelectorAll("figure.diffedu-widget")
+      .forEach((f) => hydrate(f, widgets));
+  if (document.readyState === "loading")
+    document.addEventListener("DOMContentLoaded", all);
   else all();
 }

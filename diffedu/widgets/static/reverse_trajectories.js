@@ -1,7 +1,36 @@
 /** The same start and the same noise run backwards three ways, beside the exact law. */
 
-import { Generator, GaussianMixture, average, decode, euler_maruyama, exact_score, forward, heun, make_path, projections, reverse, sliced_wasserstein, time_grid, total_variance } from "./core.js";
-import { Figure, PROCESSES, Panel, assign, choice, element, follow, format, legend, player, slider, toggle, viewExtent } from "./figure.js";
+import {
+  Generator,
+  GaussianMixture,
+  average,
+  decode,
+  euler_maruyama,
+  exact_score,
+  forward,
+  heun,
+  make_path,
+  projections,
+  reverse,
+  sliced_wasserstein,
+  time_grid,
+  total_variance,
+} from "./core.js";
+import {
+  Figure,
+  PROCESSES,
+  Panel,
+  assign,
+  choice,
+  element,
+  follow,
+  format,
+  legend,
+  player,
+  slider,
+  toggle,
+  viewExtent,
+} from "./figure.js";
 
 const SECONDS = 6; // from noise to data, played
 const TRAILS = 12; // particles whose way is drawn
@@ -14,17 +43,33 @@ const SOLVERS = {
   heun: { text: "Heun", run: heun, evaluations: 2 },
 };
 
-const TRAITS = ["weights", "means", "covariances", "path", "steps", "eta", "power", "solver", "k", "n_particles", "seed", "playing"];
+const TRAITS = [
+  "weights",
+  "means",
+  "covariances",
+  "path",
+  "steps",
+  "eta",
+  "power",
+  "solver",
+  "k",
+  "n_particles",
+  "seed",
+  "playing",
+];
 
 /** Where the run starts: t_max, or just before it where f and g are infinite. */
 function startTime(path) {
-  return Number.isFinite(path.f(path.t_max)) && path.alpha(path.t_max) > 1e-9 ? path.t_max : 0.99 * path.t_max;
+  return Number.isFinite(path.f(path.t_max)) && path.alpha(path.t_max) > 1e-9
+    ? path.t_max
+    : 0.99 * path.t_max;
 }
 
 /** The distance from the origin that all but 3 % of the points keep. */
 function spread(x) {
   const distance = new Float64Array(x.length / 2);
-  for (let i = 0; i < distance.length; i++) distance[i] = Math.hypot(x[2 * i], x[2 * i + 1]);
+  for (let i = 0; i < distance.length; i++)
+    distance[i] = Math.hypot(x[2 * i], x[2 * i + 1]);
   return distance.sort()[Math.floor(0.97 * (distance.length - 1))];
 }
 
@@ -44,7 +89,12 @@ class ReverseTrajectories {
     this.runs = [
       { key: "naive", colour: 0, eta: () => null, title: () => "Naive reversal" },
       { key: "flow", colour: 1, eta: () => 0, title: () => "Probability flow, η = 0" },
-      { key: "eta", colour: 2, eta: () => model.get("eta"), title: () => this.etaTitle() },
+      {
+        key: "eta",
+        colour: 2,
+        eta: () => model.get("eta"),
+        title: () => this.etaTitle(),
+      },
     ];
     for (const run of this.runs) run.panel = new Panel("");
     this.figure.stage.append(...this.runs.map((run) => run.panel.node));
@@ -63,19 +113,38 @@ class ReverseTrajectories {
   /** Everything the picture depends on, computed from the traits; throws on bad ones. */
   read() {
     const get = (name) => this.model.get(name);
-    const mixture = new GaussianMixture(decode(get("weights")), decode(get("means")), decode(get("covariances")));
+    const mixture = new GaussianMixture(
+      decode(get("weights")),
+      decode(get("means")),
+      decode(get("covariances")),
+    );
     if (mixture.dim !== 2) throw new Error("means must be points of the plane");
     const path = make_path(get("path"));
     const [steps, k, n] = [get("steps"), get("k"), get("n_particles")];
-    if (!(Number.isInteger(steps) && steps >= 1 && steps <= 1000)) throw new Error("steps must lie in 1 … 1000");
-    if (!(Number.isInteger(k) && k >= 0)) throw new Error("k must be a whole number ≥ 0");
-    if (!(Number.isInteger(n) && n >= 2 && n <= 20000)) throw new Error("n_particles must lie in 2 … 20000");
+    if (!(Number.isInteger(steps) && steps >= 1 && steps <= 1000))
+      throw new Error("steps must lie in 1 … 1000");
+    if (!(Number.isInteger(k) && k >= 0))
+      throw new Error("k must be a whole number ≥ 0");
+    if (!(Number.isInteger(n) && n >= 2 && n <= 20000))
+      throw new Error("n_particles must lie in 2 … 20000");
     const [eta, power, solver] = [get("eta"), get("power"), get("solver")];
-    if (!Object.hasOwn(SOLVERS, solver)) throw new Error(`solver must be one of ${Object.keys(SOLVERS).join(", ")}`);
-    if (!(Number.isFinite(eta) && eta >= 0 && eta <= 10)) throw new Error("eta must lie in 0 … 10");
+    if (!Object.hasOwn(SOLVERS, solver))
+      throw new Error(`solver must be one of ${Object.keys(SOLVERS).join(", ")}`);
+    if (!(Number.isFinite(eta) && eta >= 0 && eta <= 10))
+      throw new Error("eta must lie in 0 … 10");
     if (!(power > 0 && power <= 10)) throw new Error("power must be > 0, at most 10");
     const times = time_grid(startTime(path), 0, steps, power);
-    return { mixture, path, steps, eta, power, k: Math.min(k, steps), n, times, solver };
+    return {
+      mixture,
+      path,
+      steps,
+      eta,
+      power,
+      k: Math.min(k, steps),
+      n,
+      times,
+      solver,
+    };
   }
 
   changed() {
@@ -91,7 +160,11 @@ class ReverseTrajectories {
     if (this.noise?.key === key) return;
     const generator = new Generator(this.model.get("seed"));
     const sample = () => ({ u: generator.uniform(n), z: generator.normal(2 * n) });
-    this.noise = { key, start: sample(), pairs: Array.from({ length: PAIRS }, () => [sample(), sample()]) };
+    this.noise = {
+      key,
+      start: sample(),
+      pairs: Array.from({ length: PAIRS }, () => [sample(), sample()]),
+    };
     this.noise.steps = generator.normal(2 * n * steps);
   }
 
@@ -101,9 +174,12 @@ class ReverseTrajectories {
     const { u, z } = this.noise.start;
     const start = path.marginal(mixture, times[0]).place(u, z).x;
     const noising = forward(path);
-    const sde = eta === null ? noising : reverse(noising, exact_score(mixture, path), eta);
+    const sde =
+      eta === null ? noising : reverse(noising, exact_score(mixture, path), eta);
     let k = 0;
-    const replay = { normal: (count) => this.noise.steps.subarray(k++ * count, k * count) };
+    const replay = {
+      normal: (count) => this.noise.steps.subarray(k++ * count, k * count),
+    };
     return [...SOLVERS[solver].run(sde, start, times, replay)];
   }
 
@@ -112,7 +188,17 @@ class ReverseTrajectories {
     const { mixture, steps, n, solver } = this.now;
     this.drawNoise(n, steps);
     const common = JSON.stringify(
-      ["weights", "means", "covariances", "path", "steps", "power", "solver", "n_particles", "seed"].map((name) => this.model.get(name)),
+      [
+        "weights",
+        "means",
+        "covariances",
+        "path",
+        "steps",
+        "power",
+        "solver",
+        "n_particles",
+        "seed",
+      ].map((name) => this.model.get(name)),
     );
     if (this.common !== common) {
       this.common = common;
@@ -134,7 +220,10 @@ class ReverseTrajectories {
 
   advance(seconds) {
     const { steps } = this.now;
-    this.progress = Math.min(steps, (this.progress ?? this.model.get("k")) + (seconds / SECONDS) * steps);
+    this.progress = Math.min(
+      steps,
+      (this.progress ?? this.model.get("k")) + (seconds / SECONDS) * steps,
+    );
     const k = Math.floor(this.progress);
     if (k < steps) {
       if (k !== this.model.get("k")) assign(this.model, { k });
@@ -149,7 +238,11 @@ class ReverseTrajectories {
     const set = (name) => (value) => assign(this.model, { [name]: value });
     this.player = player({
       onplay: () => this.togglePlay(),
-      onstep: () => assign(this.model, { playing: false, k: Math.min(this.now.steps, this.now.k + 1) }),
+      onstep: () =>
+        assign(this.model, {
+          playing: false,
+          k: Math.min(this.now.steps, this.now.k + 1),
+        }),
       onreset: () => assign(this.model, { ...this.initial, playing: false }),
     });
     this.position = slider({
@@ -157,7 +250,10 @@ class ReverseTrajectories {
       min: 0,
       max: 1,
       step: 1,
-      text: (k) => (this.now ? `${k} of ${this.now.steps}, t = ${this.now.times[k].toFixed(2)}` : ""),
+      text: (k) =>
+        this.now
+          ? `${k} of ${this.now.steps}, t = ${this.now.times[k].toFixed(2)}`
+          : "",
       oninput: (k) => assign(this.model, { k, playing: false }),
     });
     this.position.node.classList.add("is-long");
@@ -169,14 +265,32 @@ class ReverseTrajectories {
       text: (value) => String(Math.round(Math.exp(value))),
       oninput: (value) => this.setSteps(Math.round(Math.exp(value))),
     });
-    this.power = slider({ label: "grid power", min: 1, max: 4, step: 0.1, text: (p) => p.toFixed(1), oninput: set("power") });
-    this.eta = slider({ label: "noise η", min: 0, max: 2, step: 0.05, text: (e) => e.toFixed(2), oninput: set("eta") });
+    this.power = slider({
+      label: "grid power",
+      min: 1,
+      max: 4,
+      step: 0.1,
+      text: (p) => p.toFixed(1),
+      oninput: set("power"),
+    });
+    this.eta = slider({
+      label: "noise η",
+      min: 0,
+      max: 2,
+      step: 0.05,
+      text: (e) => e.toFixed(2),
+      oninput: set("eta"),
+    });
     this.solver = choice({
       label: "solver",
       options: Object.entries(SOLVERS).map(([name, { text }]) => [name, text]),
       onchange: set("solver"),
     });
-    this.process = choice({ label: "process", options: PROCESSES, onchange: (name) => this.setProcess(name) });
+    this.process = choice({
+      label: "process",
+      options: PROCESSES,
+      onchange: (name) => this.setProcess(name),
+    });
     this.zoomed = toggle({
       label: "zoom out with the naive reversal",
       onchange: (on) => {
@@ -186,9 +300,26 @@ class ReverseTrajectories {
     });
     this.zoomed.set(this.zoom);
     this.figure.side.append(
-      element("div", { class: "diffedu-playback" }, this.player.node, this.position.node),
-      element("div", { class: "diffedu-column" }, this.eta.node, this.steps.node, this.power.node),
-      element("div", { class: "diffedu-column" }, this.process.node, this.solver.node, this.zoomed.node),
+      element(
+        "div",
+        { class: "diffedu-playback" },
+        this.player.node,
+        this.position.node,
+      ),
+      element(
+        "div",
+        { class: "diffedu-column" },
+        this.eta.node,
+        this.steps.node,
+        this.power.node,
+      ),
+      element(
+        "div",
+        { class: "diffedu-column" },
+        this.process.node,
+        this.solver.node,
+        this.zoomed.node,
+      ),
     );
     this.table = this.buildTable();
     const key = legend([
@@ -205,20 +336,43 @@ class ReverseTrajectories {
   buildTable() {
     const rows = [
       ["evaluations", "score evaluations", "per particle, in the whole run"],
-      ["distance", "end points to data", "sliced Wasserstein distance of the end points to exact samples"],
-      ["floor", "sampling floor", "the same distance between two exact samples of this size"],
+      [
+        "distance",
+        "end points to data",
+        "sliced Wasserstein distance of the end points to exact samples",
+      ],
+      [
+        "floor",
+        "sampling floor",
+        "the same distance between two exact samples of this size",
+      ],
       ["variance", "total variance now", "of the particles at this step"],
       ["exact", "exact total variance", "of pₜ"],
     ];
     for (const run of this.runs) {
       run.name = element("th", { scope: "col" });
-      run.cells = Object.fromEntries(rows.map(([key]) => [key, element("td", { "data-number": `${run.key}-${key}` })]));
+      run.cells = Object.fromEntries(
+        rows.map(([key]) => [
+          key,
+          element("td", { "data-number": `${run.key}-${key}` }),
+        ]),
+      );
     }
     const head = element("tr", {}, element("td"), ...this.runs.map((run) => run.name));
     const body = rows.map(([key, text, title]) =>
-      element("tr", {}, element("th", { scope: "row", title }, text), ...this.runs.map((run) => run.cells[key])),
+      element(
+        "tr",
+        {},
+        element("th", { scope: "row", title }, text),
+        ...this.runs.map((run) => run.cells[key]),
+      ),
     );
-    return element("table", {}, element("thead", {}, head), element("tbody", {}, ...body));
+    return element(
+      "table",
+      {},
+      element("thead", {}, head),
+      element("tbody", {}, ...body),
+    );
   }
 
   togglePlay() {
@@ -273,7 +427,8 @@ class ReverseTrajectories {
     const x = states[this.now.k];
     const follows = run.key === "naive" && this.zoom;
     panel.extent = follows ? Math.max(extent, 1.1 * spread(x)) : extent;
-    if (!Number.isFinite(panel.extent)) throw new Error("the naive reversal left the range of numbers");
+    if (!Number.isFinite(panel.extent))
+      throw new Error("the naive reversal left the range of numbers");
     if (!panel.begin(colours)) return;
     const colour = colours.components[run.colour];
     let outside = 0;
@@ -284,7 +439,8 @@ class ReverseTrajectories {
     });
     panel.axes();
     panel.heading(run.title(), "left", colours.ink);
-    if (panel.extent > 1.05 * extent) panel.note(`zoomed out ×${format(panel.extent / extent, 2)}`, "top");
+    if (panel.extent > 1.05 * extent)
+      panel.note(`zoomed out ×${format(panel.extent / extent, 2)}`, "top");
     if (outside) panel.note(`${outside} of ${x.length / 2} outside`, "bottom");
     run.outside = outside;
   }
@@ -314,8 +470,10 @@ class ReverseTrajectories {
       }
       if (run.name.textContent !== run.title()) run.name.textContent = run.title();
       run.panel.describe(
-        `${run.title()}: ${this.now.n} particles at time ${t.toFixed(2)}, step ${this.now.k} of ${this.now.steps}; ` +
-          `total variance ${texts.variance}, exact ${texts.exact}; end points at distance ${texts.distance} from the data.`,
+        `${run.title()}: ${this.now.n} particles at time ${t.toFixed(2)}, ` +
+          `step ${this.now.k} of ${this.now.steps}; ` +
+          `total variance ${texts.variance}, exact ${texts.exact}; ` +
+          `end points at distance ${texts.distance} from the data.`,
       );
     }
   }
