@@ -69,11 +69,13 @@ def switch_off_thebe(app) -> None:
     """Undo jupyter-book's loading of Thebe, which nothing here launches.
 
     It would declare the address of its script on every page, twice, and the second
-    declaration is an error in the console.
+    declaration is an error in the console.  Its style sheet, which every page still
+    names, goes on being copied when the builder starts.
     """
-    for listeners in list(app.events.listeners.values()):
+    for event, listeners in list(app.events.listeners.items()):
         for listener in list(listeners):
-            if listener.handler.__module__ == "sphinx_thebe":
+            thebe = listener.handler.__module__ == "sphinx_thebe"
+            if thebe and event != "builder-inited":
                 app.disconnect(listener.id)
 
 
