@@ -4,6 +4,7 @@ Values are inspected only where they lie on the CPU: reading a number back from 
 accelerator stalls its stream, and inside a captured graph it is an error.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -86,11 +87,14 @@ def require_positive(name: str, value: Any, or_zero: bool = False) -> None:
         raise ValueError(f"{name} must be a finite number {bound}, got {value!r}")
 
 
-def time_tensor(times: Any) -> Tensor:
+def time_tensor(
+    times: Any, domain: tuple[float, float] = (-math.inf, math.inf)
+) -> Tensor:
     """A grid of times, shape (steps + 1,), strictly increasing or decreasing.
 
     Raises:
-        ValueError: fewer than two times, not finite, or not strictly monotone.
+        ValueError: fewer than two times, not finite, not strictly monotone, or not in
+            the domain.
     """
     times = float_tensor("times", times)
     if times.ndim != 1 or len(times) < 2:
@@ -104,5 +108,11 @@ def time_tensor(times: Any) -> Tensor:
         raise ValueError(
             "times must be strictly increasing (noising) or strictly decreasing "
             f"(denoising), got steps between {steps.min():.3g} and {steps.max():.3g}"
+        )
+    low, high = domain
+    if readable(times) and not (low <= times.min() and times.max() <= high):
+        raise ValueError(
+            f"times must lie in [{low:g}, {high:g}], got {times.min():.6g} to "
+            f"{times.max():.6g}"
         )
     return times

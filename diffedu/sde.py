@@ -5,6 +5,7 @@ a solver given increasing times adds noise, one given decreasing times removes i
 reverse SDE is therefore written as in Anderson (1982), with dt < 0 when it is run.
 """
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -39,15 +40,17 @@ class SDE:
         drift: (x, t) to (n, d), for x of shape (n, d) and t of shape ().
         diffusion: t to a number g or a matrix g of shape (d, d); None for an ordinary
             differential equation.
+        domain: the times at which it is defined; solvers refuse others.
     """
 
     drift: Field
     diffusion: Callable[[Tensor], Tensor] | None = None
+    domain: tuple[float, float] = (-math.inf, math.inf)
 
 
 def forward(path: GaussianPath) -> SDE:
     """dx = f(t) x dt + g(t) dw, whose marginals are those of the path."""
-    return SDE(lambda x, t: expand(path.f(t), x) * x, path.g)
+    return SDE(lambda x, t: expand(path.f(t), x) * x, path.g, (0.0, path.t_max))
 
 
 def reverse(sde: SDE, score: Field, eta: float = 1.0) -> SDE:
@@ -81,8 +84,8 @@ def reverse(sde: SDE, score: Field, eta: float = 1.0) -> SDE:
         return sde.drift(x, t) - 0.5 * (1 + eta**2) * _times(g_squared, score(x, t))
 
     if eta == 0:
-        return SDE(drift)
-    return SDE(drift, lambda t: eta * torch.as_tensor(diffusion(t)))
+        return SDE(drift, None, sde.domain)
+    return SDE(drift, lambda t: eta * torch.as_tensor(diffusion(t)), sde.domain)
 
 
 def langevin(score: Callable[[Tensor], Tensor]) -> SDE:
@@ -104,9 +107,9 @@ def _times(g: Tensor, v: Tensor) -> Tensor:
     return v @ g.mT if g.ndim == 2 else g * v
 
 
-def _start(x: Tensor, times: Times) -> Tensor:
+def _start(sde: SDE, x: Tensor, times: Times) -> Tensor:
     require_points("x", x)
-    return time_tensor(times)
+    return time_tensor(times, sde.domain)
 
 
 def euler_maruyama(
@@ -125,11 +128,11 @@ def euler_maruyama(
 
     Raises:
         ValueError: (at the first state) x is not finite points, or times are fewer than
-            two, not strictly monotone, or outside the range of the process.
+            two, not strictly monotone, or outside the domain of the SDE.
 
     Source: Kloeden and Platen 1992, section 10.2.
     """
-    times = _start(x, times)
+    times = _start(sde, x, times)
     yield x
     for t, s in pairwise(times):
         dx = sde.drift(x, t) * (s - t)
@@ -158,7 +161,7 @@ def heun(
 
     Source: Kloeden and Platen 1992, section 15.1.
     """
-    times = _start(x, times)
+    times = _start(sde, x, times)
     yield x
     for t, s in pairwise(times):
         h = s - t
@@ -229,7 +232,7 @@ def log_likelihood(
     """
     require_choice("method", method, ("dopri5", "rk4"))
     require_positive("tolerance", tolerance)
-    times = _start(x, times)
+    times = _start(flow, x, times)
     if flow.diffusion is not None:
         raise ValueError("flow must be an ODE (diffusion None): reverse(..., eta=0)")
     if times[0] > times[-1]:
