@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffedu._arguments import (
+    FLOATS,
     float_tensor,
     readable,
     require_count,
@@ -133,16 +134,29 @@ class GaussianMixture:
 
     def _whiten(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """log(w_k N(x; m_k, Σ_k)), shape (n, K); ∇ log N(x; m_k, Σ_k), (n, K, d)."""
-        if x.ndim < 1 or x.shape[-1] != self.dim:
-            raise ValueError(
-                f"x must be points of dimension {self.dim}, got shape {tuple(x.shape)}"
-            )
+        self._require_points(x)
         Lam, Q = self._spectrum
         y = _rotate(Q.mT, x[..., None, :] - self.means)
         log_det = Lam.log().sum(-1) + self.dim * math.log(2 * math.pi)
         precise_y = y / Lam
         log_normal = -0.5 * (torch.einsum("...i,...i->...", y, precise_y) + log_det)
         return self.weights.log() + log_normal, -_rotate(Q, precise_y)
+
+    def _require_points(self, x: Tensor) -> None:
+        if not isinstance(x, Tensor) or x.dtype not in FLOATS:
+            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
+            raise ValueError(f"x must be a float32 or float64 tensor, got {got}")
+        if x.ndim < 1 or x.shape[-1] != self.dim:
+            raise ValueError(
+                f"x must be points of dimension {self.dim}, got shape {tuple(x.shape)}"
+            )
+        try:
+            torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
+        except RuntimeError:
+            raise ValueError(
+                f"x must hold one point for each of {tuple(self.batch_shape)} laws "
+                f"(noise levels), got shape {tuple(x.shape)}"
+            ) from None
 
     def log_prob(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
         """log p(x), in nats."""

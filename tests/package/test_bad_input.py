@@ -97,6 +97,19 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         ),
         r"covariances must be float32 or float64, got torch\.complex64",
     ),
+    # mixture: points
+    "points in a list": (
+        lambda: mixture().score([[0.0, 0.0]]),
+        r"x must be a float32 or float64 tensor, got list",
+    ),
+    "integer points": (
+        lambda: mixture().log_prob(torch.zeros(3, 2, dtype=torch.int64)),
+        r"x must be a float32 or float64 tensor, got torch\.int64",
+    ),
+    "five points at four noise levels": (
+        lambda: mixture().noised(1.0, torch.ones(4)).score(torch.zeros(5, 2)),
+        r"x must hold one point for each of \(4,\) laws.*got shape \(5, 2\)",
+    ),
     # mixture: means and covariances
     "means of no dimension": (
         lambda: mixture(means=[0.0, 1.0]),
@@ -406,7 +419,7 @@ def test_runs_refuse_bad_times(run, times: Any, message: str) -> None:
 
 
 @every_run
-@pytest.mark.parametrize("times", [[4.0, 0.5], [-0.5, 1.0]])
+@pytest.mark.parametrize("times", [[4.0, 0.5], [-0.5, 1.0], [0.5, -0.5], [0.5, 4.0]])
 def test_runs_refuse_times_outside_the_process(run, times: list[float]) -> None:
     # whichever end is wrong, or the direction where only one is possible
     refused(lambda: run(X, times), r"t must lie in \[0, 3\]|times must")
