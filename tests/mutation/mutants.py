@@ -233,8 +233,10 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
         ("return slope.to(t.dtype)", "return slope"),
     ],
     "sde": [
-        ("expand(path.f(t), x) * x, path.g)", "-expand(path.f(t), x) * x, path.g)"),
-        ("expand(path.f(t), x) * x, path.g)", "expand(path.f(t), x), path.g)"),
+        ("expand(path.f(t), x) * x, path.g", "-expand(path.f(t), x) * x, path.g"),
+        ("expand(path.f(t), x) * x, path.g", "expand(path.f(t), x), path.g"),
+        ("path.g, (0.0, path.t_max))", "path.g, (0.0, 2 * path.t_max))"),
+        ("return SDE(drift, None, sde.domain)", "return SDE(drift, None)"),
         ("g @ g.mT if g.ndim == 2 else g**2", "g @ g if g.ndim == 2 else g**2"),
         ("g @ g.mT if g.ndim == 2 else g**2", "g.mT @ g if g.ndim == 2 else g**2"),
         ("g @ g.mT if g.ndim == 2 else g**2", "g @ g.mT if g.ndim == 2 else g"),
