@@ -33,7 +33,9 @@ def bundle_module(*names: str) -> str:
 @cache
 def bundle_classic(*widgets: str) -> str:
     """A classic script that brings every `<figure class="diffedu-widget">` to life."""
-    modules = "\n".join(map(_module, ("core", "figure", "hydrate", *widgets)))
+    modules = "\n".join(
+        map(_module, ("core", "figure", "mixture_widget", "hydrate", *widgets))
+    )
     return (
         f'(() => {{\n"use strict";\n{modules}\n'
         f"hydrate.hydrate_page({{ {', '.join(widgets)} }});\n}})();\n"

@@ -39,7 +39,7 @@ class DissolvingMixture(MixtureWidget):
     """
 
     _name = "dissolving_mixture"
-    _esm = bundle_module("core", "figure", _name)
+    _esm = bundle_module("core", "figure", "mixture_widget", _name)
     _css = stylesheet()
 
     title = Text("A mixture dissolving into noise")

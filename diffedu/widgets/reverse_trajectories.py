@@ -57,7 +57,7 @@ class ReverseTrajectories(MixtureWidget):
     """
 
     _name = "reverse_trajectories"
-    _esm = bundle_module("core", "figure", _name)
+    _esm = bundle_module("core", "figure", "mixture_widget", _name)
     _css = stylesheet()
 
     title = Text("Running time backwards")

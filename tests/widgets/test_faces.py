@@ -239,7 +239,7 @@ def test_float32_mixtures_are_shown():
 
 def test_every_module_is_bundled_after_what_it_imports():
     for names in (
-        ("core", "figure", "dissolving_mixture"),
+        ("core", "figure", "mixture_widget", "dissolving_mixture"),
         ("core", "figure", "hydrate"),
     ):
         bundle = _bundle.bundle_module(*names)

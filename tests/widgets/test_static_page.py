@@ -2,7 +2,6 @@
 
 import json
 import re
-import time
 
 import pytest
 
@@ -82,18 +81,26 @@ def open_widget(visit, site_over_file):
 # It comes alive
 
 
+# Seconds from navigation to the first frame of the figure that came alive last.
+LAST_ALIVE = """() => Math.max(
+  ...performance.getEntriesByName("diffedu-live").map((mark) => mark.startTime / 1000),
+)"""
+
+
 @pytest.mark.parametrize("source", ["file", "http"])
 def test_every_figure_hydrates_within_two_seconds(visit, request, source):
-    """At best of three, because a busy machine is not the page's doing."""
+    """By the page's own clock, from navigation to the last figure's first frame.
+
+    At best of three, because a busy machine is not the page's doing.
+    """
     address = request.getfixturevalue(f"site_over_{source}")
     times = []
     while len(times) < 3 and min(times, default=9) > 2:
-        start = time.monotonic()
         seen = visit(f"{address}/index.html", offline=source == "file")
         for name in NAMES:
             selector = f'figure[data-widget="{name}"][data-state="live"]'
             seen.page.wait_for_selector(selector)
-        times.append(time.monotonic() - start)
+        times.append(seen.page.evaluate(LAST_ALIVE))
     assert min(times) < 2
     for canvas in seen.page.locator("figure canvas").all():
         share, colours = canvas.evaluate(PAINTED)
@@ -489,8 +496,8 @@ BAD = [
     ({"path": {"name": "OrnsteinUhlenbeck", "beta": -1}}, "path beta must be"),
     ({"path": {"name": "VarianceExploding", "sigma_max": 0.001}}, "path sigma_max"),
     ({"path": {"name": "VariancePreserving", "beta_max": 0.01}}, "path beta_max"),
-    ({"n_particles": 0}, "n_particles must lie in"),
-    ({"steps": 0}, "steps must lie in"),
+    ({"n_particles": 0}, "n_particles must be a whole number in 2"),
+    ({"steps": 0}, "steps must be a whole number in 1"),
 ]
 
 
@@ -511,7 +518,7 @@ def test_bad_state_is_said_in_the_figure(visit, write_page, figures, state, mess
         (0, {"t": 3.5}, "t must lie in [0, 3]"),
         (0, {"t": None}, "t must lie in [0, 3]"),
         (1, {"eta": -1}, "eta must lie in"),
-        (1, {"power": 0}, "power must be"),
+        (1, {"power": 0}, "power must lie in"),
         (1, {"k": -2}, "k must be"),
         (1, {"solver": "magic"}, "solver must be"),
     ],

@@ -1,8 +1,6 @@
 /** A mixture that the reader shapes, dissolving into noise: density, score, particles. */
 
 import {
-  Generator,
-  GaussianMixture,
   average,
   decode,
   encode,
@@ -14,13 +12,11 @@ import {
   time_grid,
 } from "./core.js";
 import {
-  Figure,
   PROCESSES,
   Panel,
   assign,
   button,
   choice,
-  follow,
   format,
   formatEstimate,
   group,
@@ -32,6 +28,7 @@ import {
   toggle,
   viewExtent,
 } from "./figure.js";
+import { MixtureWidget } from "./mixture_widget.js";
 
 const SECONDS = 8; // from data to noise, played
 const PAIRS = 4; // samples that the distance and its floor are averaged over
@@ -103,72 +100,34 @@ function shaped({ width, elongation, angle }) {
   return [major * c * c + minor * s * s, off, off, major * s * s + minor * c * c];
 }
 
-class DissolvingMixture {
+class DissolvingMixture extends MixtureWidget {
   constructor({ model, el }) {
-    this.model = model;
+    super({ model, el, name: "dissolving_mixture", traits: TRAITS });
     this.selected = 0;
     this.show = { density: true, score: true, particles: true };
     this.hover = null;
     this.gesture = false; // whether a hand is on the mixture
     this.reference = null; // the mixture that the view is fitted to
-    this.initial = Object.fromEntries(TRAITS.map((name) => [name, model.get(name)]));
-    this.remembered = {}; // the last parameters of each process
-    this.figure = new Figure({
-      name: "dissolving_mixture",
-      el,
-      model,
-      draw: (colours) => this.draw(colours),
-      advance: (seconds) => this.advance(seconds),
-    });
     this.panel = new Panel("");
     this.figure.stage.append(this.panel.node);
     this.handles = [];
     this.buildControls();
     this.followPointer();
-    this.unfollow = follow(model, TRAITS, () => this.changed());
-    this.changed();
+    this.begin();
   }
 
   // ----------------------------------------------------------------------------- state
 
   /** Everything the picture depends on, computed from the traits; throws on bad ones. */
   read() {
-    const get = (name) => this.model.get(name);
-    const mixture = new GaussianMixture(
-      decode(get("weights")),
-      decode(get("means")),
-      decode(get("covariances")),
-    );
-    if (mixture.dim !== 2) throw new Error("means must be points of the plane");
-    const path = make_path(get("path"));
-    const t = get("t");
-    if (!(Number.isFinite(t) && t >= 0 && t <= path.t_max))
-      throw new Error(`t must lie in [0, ${path.t_max}], got ${t}`);
-    const n = get("n_particles");
-    if (!(Number.isInteger(n) && n >= 2 && n <= 20000))
-      throw new Error("n_particles must lie in 2 … 20000");
-    const steps = get("steps");
-    if (!(Number.isInteger(steps) && steps >= 1 && steps <= 1000))
-      throw new Error("steps must lie in 1 … 1000");
-    return { mixture, path, t, n, steps, simulate: get("simulate") };
+    const shared = this.readShared();
+    const t = this.real("t", 0, shared.path.t_max);
+    return { ...shared, t, simulate: this.model.get("simulate") };
   }
 
   changed() {
-    this.stale = true;
     if (!this.gesture) this.reference = null;
-    this.figure.playing = this.model.get("playing");
-    this.figure.invalidate();
-  }
-
-  /** All the noise there is, drawn once: the same seed shows every reader the same thing. */
-  drawNoise(n, steps) {
-    const key = `${this.model.get("seed")} ${n} ${steps}`;
-    if (this.noise?.key === key) return;
-    const generator = new Generator(this.model.get("seed"));
-    const sample = () => ({ u: generator.uniform(n), z: generator.normal(2 * n) });
-    this.noise = { key, ...sample(), eps: generator.normal(2 * n) };
-    this.noise.pairs = Array.from({ length: PAIRS }, () => [sample(), sample()]);
-    this.noise.steps = generator.normal(2 * n * steps);
+    super.changed();
   }
 
   /** The particles at time t: x_t = α x_0 + σ ε, or the SDE simulated up to t. */
@@ -183,16 +142,13 @@ class DissolvingMixture {
   simulated(x_0) {
     const { path, t, steps } = this.now;
     const times = time_grid(0, path.t_max, steps);
-    const replay = (k) => ({
-      normal: (count) => this.noise.steps.subarray(k++ * count, k * count),
-    });
     const key = JSON.stringify(
       ["weights", "means", "covariances", "path", "steps"].map((name) =>
         this.model.get(name),
       ),
     );
     if (this.run?.key !== key || this.run.noise !== this.noise) {
-      const states = euler_maruyama(forward(path), x_0, times, replay(0));
+      const states = euler_maruyama(forward(path), x_0, times, this.replay());
       this.run = { key, noise: this.noise, states, reached: [] };
     }
     const k = Math.max(
@@ -203,7 +159,7 @@ class DissolvingMixture {
       this.run.reached.push(this.run.states.next().value);
     const x = this.run.reached[k];
     if (times[k] === t) return x;
-    return [...euler_maruyama(forward(path), x, [times[k], t], replay(k))].at(-1);
+    return [...euler_maruyama(forward(path), x, [times[k], t], this.replay(k))].at(-1);
   }
 
   advance(seconds) {
@@ -215,7 +171,6 @@ class DissolvingMixture {
   // -------------------------------------------------------------------------- controls
 
   buildControls() {
-    const set = (name) => (value) => assign(this.model, { [name]: value });
     this.player = player({
       onplay: () => this.togglePlay(),
       onstep: () => this.step(),
@@ -227,7 +182,7 @@ class DissolvingMixture {
       max: 1,
       step: "any",
       text: (t) => t.toFixed(2),
-      oninput: set("t"),
+      oninput: this.set("t"),
     });
     this.process = choice({
       label: "process",
@@ -249,7 +204,7 @@ class DissolvingMixture {
       max: 200,
       step: 1,
       text: String,
-      oninput: set("steps"),
+      oninput: this.set("steps"),
     });
     this.weight = slider({
       label: "weight",
@@ -341,8 +296,7 @@ class DissolvingMixture {
   /** Another process at the same fraction of its time. */
   setProcess(name) {
     const old = this.model.get("path");
-    this.remembered[old.name] = old;
-    const path = this.remembered[name] ?? { name };
+    const path = this.otherPath(name);
     const t = (this.model.get("t") / make_path(old).t_max) * make_path(path).t_max;
     assign(this.model, { path, t });
   }
@@ -487,7 +441,12 @@ class DissolvingMixture {
     this.now = this.read();
     const { mixture, path, t, n, steps, simulate } = this.now;
     this.now.law = path.marginal(mixture, t);
-    this.drawNoise(n, steps);
+    this.drawNoise(n, steps, (generator, sample) => ({
+      ...sample(),
+      eps: generator.normal(2 * n),
+      pairs: Array.from({ length: PAIRS }, () => [sample(), sample()]),
+      steps: generator.normal(2 * n * steps),
+    }));
     this.now.particles = this.particles();
     this.selected = Math.min(this.selected, mixture.n_components - 1);
     this.showParameters(path);
@@ -675,11 +634,6 @@ class DissolvingMixture {
     const mean = (which) => average(this.distances.map((pair) => pair[which])).value;
     this.numbers.set("distance", format(mean(0), 2));
     this.numbers.set("floor", format(mean(1), 2));
-  }
-
-  remove() {
-    this.unfollow();
-    this.figure.release();
   }
 }
 

@@ -601,7 +601,10 @@ export class Figure {
   /** Shows why nothing can be drawn; null when all is well. */
   fail(error) {
     this.node.classList.toggle("is-broken", error !== null);
-    this.node.dataset.state = error === null ? "live" : "error";
+    const state = error === null ? "live" : "error";
+    if (state === "live" && this.node.dataset.state !== "live")
+      performance.mark("diffedu-live"); // in the browser's own timeline
+    this.node.dataset.state = state;
     const text = error === null ? "" : `This figure cannot be drawn: ${error.message}.`;
     this.message.hidden = error === null;
     if (this.message.textContent !== text) this.message.textContent = text;

@@ -1,15 +1,11 @@
 /** The same start and the same noise run backwards three ways, beside the exact law. */
 
 import {
-  Generator,
-  GaussianMixture,
   average,
-  decode,
   euler_maruyama,
   exact_score,
   forward,
   heun,
-  make_path,
   projections,
   reverse,
   sliced_wasserstein,
@@ -17,13 +13,11 @@ import {
   total_variance,
 } from "./core.js";
 import {
-  Figure,
   PROCESSES,
   Panel,
   assign,
   choice,
   element,
-  follow,
   format,
   legend,
   player,
@@ -31,6 +25,7 @@ import {
   toggle,
   viewExtent,
 } from "./figure.js";
+import { MixtureWidget } from "./mixture_widget.js";
 
 const SECONDS = 6; // from noise to data, played
 const TRAILS = 12; // particles whose way is drawn
@@ -73,19 +68,10 @@ function spread(x) {
   return distance.sort()[Math.floor(0.97 * (distance.length - 1))];
 }
 
-class ReverseTrajectories {
+class ReverseTrajectories extends MixtureWidget {
   constructor({ model, el }) {
-    this.model = model;
-    this.initial = Object.fromEntries(TRAITS.map((name) => [name, model.get(name)]));
-    this.remembered = {};
+    super({ model, el, name: "reverse_trajectories", traits: TRAITS });
     this.zoom = true;
-    this.figure = new Figure({
-      name: "reverse_trajectories",
-      el,
-      model,
-      draw: (colours) => this.draw(colours),
-      advance: (seconds) => this.advance(seconds),
-    });
     this.runs = [
       { key: "naive", colour: 0, eta: () => null, title: () => "Naive reversal" },
       { key: "flow", colour: 1, eta: () => 0, title: () => "Probability flow, η = 0" },
@@ -99,8 +85,7 @@ class ReverseTrajectories {
     for (const run of this.runs) run.panel = new Panel("");
     this.figure.stage.append(...this.runs.map((run) => run.panel.node));
     this.buildControls();
-    this.unfollow = follow(model, TRAITS, () => this.changed());
-    this.changed();
+    this.begin();
   }
 
   etaTitle() {
@@ -112,60 +97,21 @@ class ReverseTrajectories {
 
   /** Everything the picture depends on, computed from the traits; throws on bad ones. */
   read() {
-    const get = (name) => this.model.get(name);
-    const mixture = new GaussianMixture(
-      decode(get("weights")),
-      decode(get("means")),
-      decode(get("covariances")),
-    );
-    if (mixture.dim !== 2) throw new Error("means must be points of the plane");
-    const path = make_path(get("path"));
-    const [steps, k, n] = [get("steps"), get("k"), get("n_particles")];
-    if (!(Number.isInteger(steps) && steps >= 1 && steps <= 1000))
-      throw new Error("steps must lie in 1 … 1000");
-    if (!(Number.isInteger(k) && k >= 0))
-      throw new Error("k must be a whole number ≥ 0");
-    if (!(Number.isInteger(n) && n >= 2 && n <= 20000))
-      throw new Error("n_particles must lie in 2 … 20000");
-    const [eta, power, solver] = [get("eta"), get("power"), get("solver")];
+    const shared = this.readShared();
+    const { path, steps } = shared;
+    const k = Math.min(this.whole("k", 0, 1000), steps);
+    const eta = this.real("eta", 0, 10);
+    const power = this.real("power", 0.1, 10);
+    const solver = this.model.get("solver");
     if (!Object.hasOwn(SOLVERS, solver))
       throw new Error(`solver must be one of ${Object.keys(SOLVERS).join(", ")}`);
-    if (!(Number.isFinite(eta) && eta >= 0 && eta <= 10))
-      throw new Error("eta must lie in 0 … 10");
-    if (!(power > 0 && power <= 10)) throw new Error("power must be > 0, at most 10");
     const times = time_grid(startTime(path), 0, steps, power);
-    return {
-      mixture,
-      path,
-      steps,
-      eta,
-      power,
-      k: Math.min(k, steps),
-      n,
-      times,
-      solver,
-    };
+    return { ...shared, k, eta, power, solver, times };
   }
 
   changed() {
-    this.stale = true;
-    this.figure.playing = this.model.get("playing");
+    super.changed();
     if (!this.figure.playing) this.progress = null;
-    this.figure.invalidate();
-  }
-
-  /** Everybody's start and noise, drawn once per seed. */
-  drawNoise(n, steps) {
-    const key = `${this.model.get("seed")} ${n} ${steps}`;
-    if (this.noise?.key === key) return;
-    const generator = new Generator(this.model.get("seed"));
-    const sample = () => ({ u: generator.uniform(n), z: generator.normal(2 * n) });
-    this.noise = {
-      key,
-      start: sample(),
-      pairs: Array.from({ length: PAIRS }, () => [sample(), sample()]),
-    };
-    this.noise.steps = generator.normal(2 * n * steps);
   }
 
   /** All states of one run: the naive reversal is the forward SDE with decreasing times. */
@@ -176,17 +122,17 @@ class ReverseTrajectories {
     const noising = forward(path);
     const sde =
       eta === null ? noising : reverse(noising, exact_score(mixture, path), eta);
-    let k = 0;
-    const replay = {
-      normal: (count) => this.noise.steps.subarray(k++ * count, k * count),
-    };
-    return [...SOLVERS[solver].run(sde, start, times, replay)];
+    return [...SOLVERS[solver].run(sde, start, times, this.replay())];
   }
 
   /** Runs again what has changed, and measures where it ends. */
   compute() {
     const { mixture, steps, n, solver } = this.now;
-    this.drawNoise(n, steps);
+    this.drawNoise(n, steps, (generator, sample) => ({
+      start: sample(),
+      pairs: Array.from({ length: PAIRS }, () => [sample(), sample()]),
+      steps: generator.normal(2 * n * steps),
+    }));
     const common = JSON.stringify(
       [
         "weights",
@@ -235,7 +181,6 @@ class ReverseTrajectories {
   // -------------------------------------------------------------------------- controls
 
   buildControls() {
-    const set = (name) => (value) => assign(this.model, { [name]: value });
     this.player = player({
       onplay: () => this.togglePlay(),
       onstep: () =>
@@ -271,7 +216,7 @@ class ReverseTrajectories {
       max: 4,
       step: 0.1,
       text: (p) => p.toFixed(1),
-      oninput: set("power"),
+      oninput: this.set("power"),
     });
     this.eta = slider({
       label: "noise η",
@@ -279,17 +224,17 @@ class ReverseTrajectories {
       max: 2,
       step: 0.05,
       text: (e) => e.toFixed(2),
-      oninput: set("eta"),
+      oninput: this.set("eta"),
     });
     this.solver = choice({
       label: "solver",
       options: Object.entries(SOLVERS).map(([name, { text }]) => [name, text]),
-      onchange: set("solver"),
+      onchange: this.set("solver"),
     });
     this.process = choice({
       label: "process",
       options: PROCESSES,
-      onchange: (name) => this.setProcess(name),
+      onchange: (name) => assign(this.model, { path: this.otherPath(name) }),
     });
     this.zoomed = toggle({
       label: "zoom out with the naive reversal",
@@ -387,12 +332,6 @@ class ReverseTrajectories {
     assign(this.model, steps < this.now.steps ? { k, steps } : { steps, k });
   }
 
-  setProcess(name) {
-    const old = this.model.get("path");
-    this.remembered[old.name] = old;
-    assign(this.model, { path: this.remembered[name] ?? { name } });
-  }
-
   // -------------------------------------------------------------------------- one frame
 
   draw(colours) {
@@ -476,11 +415,6 @@ class ReverseTrajectories {
           `end points at distance ${texts.distance} from the data.`,
       );
     }
-  }
-
-  remove() {
-    this.unfollow();
-    this.figure.release();
   }
 }
 
