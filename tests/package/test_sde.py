@@ -523,3 +523,15 @@ def test_likelihood_uses_the_prior_it_is_given() -> None:
     got = log_likelihood(flow, x, (0.0, 1.0), lambda y: prior.log_prob(y).sum(1))
     truth = prior.log_prob(math.exp(-1) * x).sum(1) - 2
     torch.testing.assert_close(got, truth, rtol=1e-6, atol=1e-6)
+
+
+def test_solvers_refuse_a_last_time_at_which_the_coefficients_are_never_asked() -> None:
+    # Euler–Maruyama asks for the drift at the first time of a step only
+    path, x = OrnsteinUhlenbeck(horizon=3.0), torch.ones(2, 1, dtype=torch.float64)
+    noising = forward(OrnsteinUhlenbeck(horizon=3.0))
+    flow = reverse(noising, lambda x, t: -x, eta=0.0)
+    x = torch.ones(2, 1, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"times must lie in \[0, 3\], got 0.5 to 4"):
+        list(euler_maruyama(noising, x, [0.5, 4.0]))
+    with pytest.raises(ValueError, match=r"times must lie in \[0, 3\], got -0.5 to 1"):
+        list(euler_maruyama(flow, x, [1.0, -0.5]))
