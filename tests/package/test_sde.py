@@ -527,7 +527,6 @@ def test_likelihood_uses_the_prior_it_is_given() -> None:
 
 def test_solvers_refuse_a_last_time_at_which_the_coefficients_are_never_asked() -> None:
     # Euler–Maruyama asks for the drift at the first time of a step only
-    path, x = OrnsteinUhlenbeck(horizon=3.0), torch.ones(2, 1, dtype=torch.float64)
     noising = forward(OrnsteinUhlenbeck(horizon=3.0))
     flow = reverse(noising, lambda x, t: -x, eta=0.0)
     x = torch.ones(2, 1, dtype=torch.float64)
