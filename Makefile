@@ -68,7 +68,7 @@ test: $(ENV) $(BOOK)
 lint: $(ENV)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(ENV)
 	$(BIN)/ruff check --fix .
