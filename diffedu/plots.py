@@ -135,7 +135,10 @@ def plot_field(
     v = field(x)
     length = v.norm(dim=1, keepdim=True)
     v = torch.where(length > 0, v / length.sqrt(), v).cpu()
-    return ax.quiver(*x.T, *v.T, color=color, angles="xy", width=0.004, zorder=3)
+    scale = None if length.any() else 1.0  # matplotlib divides by the mean length
+    return ax.quiver(
+        *x.T, *v.T, color=color, angles="xy", width=0.004, scale=scale, zorder=3
+    )
 
 
 def plot_samples(
