@@ -49,11 +49,16 @@ def require_finite(name: str, x: Tensor) -> None:
         )
 
 
-def require_points(name: str, x: Any, dim: int | None = None) -> None:
-    """Raise ValueError unless x is a float tensor of at least one point (n, d)."""
+def require_floats(name: str, x: Any) -> None:
+    """Raise ValueError unless x is a float32 or float64 tensor."""
     if not isinstance(x, Tensor) or x.dtype not in FLOATS:
         got = x.dtype if isinstance(x, Tensor) else type(x).__name__
         raise ValueError(f"{name} must be a float32 or float64 tensor, got {got}")
+
+
+def require_points(name: str, x: Any, dim: int | None = None) -> None:
+    """Raise ValueError unless x is a float tensor of at least one point (n, d)."""
+    require_floats(name, x)
     if x.ndim < 2 or x.numel() == 0:
         raise ValueError(
             f"{name} must hold at least one point, shape (n, d), got {tuple(x.shape)}"

@@ -19,11 +19,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffedu._arguments import (
-    FLOATS,
     float_tensor,
     readable,
     require_count,
     require_finite,
+    require_floats,
 )
 
 Numbers = Tensor | Sequence
@@ -143,9 +143,7 @@ class GaussianMixture:
         return self.weights.log() + log_normal, -_rotate(Q, precise_y)
 
     def _require_points(self, x: Tensor) -> None:
-        if not isinstance(x, Tensor) or x.dtype not in FLOATS:
-            got = x.dtype if isinstance(x, Tensor) else type(x).__name__
-            raise ValueError(f"x must be a float32 or float64 tensor, got {got}")
+        require_floats("x", x)
         if x.ndim < 1 or x.shape[-1] != self.dim:
             raise ValueError(
                 f"x must be points of dimension {self.dim}, got shape {tuple(x.shape)}"

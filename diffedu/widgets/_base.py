@@ -228,6 +228,7 @@ class MixtureWidget(anywidget.AnyWidget):
 
     def _pictures(self) -> list[Picture]:
         """The first frame, one picture per panel."""
+        # traitlets' metaclass does not mix with ABCMeta: abstract by hand
         raise NotImplementedError
 
     def _description(self) -> str:
