@@ -80,6 +80,11 @@ class GaussianPath(ABC):
         """The largest time; t lies in [0, t_max]."""
         return 1.0
 
+    @property
+    def autonomous(self) -> bool:
+        """Whether f and g do not depend on t."""
+        return False
+
     def time(self, t: Time) -> Tensor:
         """t as a tensor; a Python number becomes float64.
 
@@ -238,6 +243,11 @@ class OrnsteinUhlenbeck(GaussianPath):
     def t_max(self) -> float:
         """The horizon."""
         return self.horizon
+
+    @property
+    def autonomous(self) -> bool:
+        """True."""
+        return True
 
     @property
     def stationary_std(self) -> float:

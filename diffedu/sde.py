@@ -1,8 +1,9 @@
 """Stochastic differential equations as values, and the solvers that run them.
 
-dx = drift(x, t) dt + diffusion(t) dw. Time is always the clock of the noising process:
-a solver given increasing times adds noise, one given decreasing times removes it. The
-reverse SDE is therefore written as in Anderson (1982), with dt < 0 when it is run.
+dx = drift(x, t) dt + diffusion(t) dw, or diffusion(x, t) where the noise depends on the
+state. Time is always the clock of the noising process: a solver given increasing times
+adds noise, one given decreasing times removes it. The reverse SDE is therefore written
+as in Anderson (1982), with dt < 0 when it is run.
 """
 
 import math
@@ -16,7 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffedu._arguments import (
+    readable,
     require_choice,
+    require_count,
     require_points,
     require_positive,
     time_tensor,
@@ -27,7 +30,7 @@ Field = Callable[[Tensor, Tensor], Tensor]
 """A vector field: (x (n, d), t ()) to (n, d)."""
 
 Increment = Callable[[Tensor, Tensor], Tensor]
-"""The Brownian increment Δw over a step: (t (), s ()) to (n, d)."""
+"""The Brownian increment Δw over a step: (t (), s ()) to (n, d); see `BrownianPath`."""
 
 Times = Sequence[float] | Float[Tensor, "times"]
 
@@ -41,16 +44,58 @@ class SDE:
         diffusion: t to a number g or a matrix g of shape (d, d); None for an ordinary
             differential equation.
         domain: the times at which it is defined; solvers refuse others.
+        autonomous: says that neither drift nor diffusion depends on t.
     """
 
     drift: Field
     diffusion: Callable[[Tensor], Tensor] | None = None
     domain: tuple[float, float] = (-math.inf, math.inf)
+    autonomous: bool = False
+
+    def noise(self, x: Tensor, t: Tensor, dw: Tensor) -> Tensor:
+        """g(t) Δw, one row per point."""
+        if self.diffusion is None:
+            return torch.zeros_like(x)
+        return _times(_coefficient(self.diffusion(t), x), dw)
+
+
+@dataclass(frozen=True)
+class MultiplicativeSDE:
+    """dx = drift(x, t) dt + diffusion(x, t) dw in the sense of Itô.
+
+    Args:
+        drift: (x, t) to (n, d), for x of shape (n, d) and t of shape ().
+        diffusion: (x, t) to (n, d), the diagonal of g at every point, or to the matrix
+            g itself, (n, d, d).
+        domain: the times at which it is defined; solvers refuse others.
+    """
+
+    drift: Field
+    diffusion: Field
+    domain: tuple[float, float] = (-math.inf, math.inf)
+
+    def noise(self, x: Tensor, t: Tensor, dw: Tensor) -> Tensor:
+        """g(x, t) Δw, one row per point.
+
+        Raises:
+            ValueError: the diffusion has neither of the two shapes.
+        """
+        g = self.diffusion(x, t)
+        if g.shape == x.shape:
+            return g * dw
+        if g.shape == (*x.shape, x.shape[-1]):
+            return (g @ dw[..., None]).squeeze(-1)
+        diagonal, matrix = tuple(x.shape), (*x.shape, x.shape[-1])
+        raise ValueError(
+            f"diffusion must have shape {diagonal}, a diagonal per point, or {matrix}, "
+            f"a matrix per point, got {tuple(g.shape)}"
+        )
 
 
 def forward(path: GaussianPath) -> SDE:
     """dx = f(t) x dt + g(t) dw, whose marginals are those of the path."""
-    return SDE(lambda x, t: expand(path.f(t), x) * x, path.g, (0.0, path.t_max))
+    domain = (0.0, path.t_max)
+    return SDE(lambda x, t: expand(path.f(t), x) * x, path.g, domain, path.autonomous)
 
 
 def reverse(sde: SDE, score: Field, eta: float = 1.0) -> SDE:
@@ -94,7 +139,7 @@ def langevin(score: Callable[[Tensor], Tensor]) -> SDE:
     One Euler–Maruyama step of size ε is the unadjusted Langevin update,
     x + (ε/2) ∇log p(x) + √ε z.
     """
-    return SDE(lambda x, t: 0.5 * score(x), torch.ones_like)
+    return SDE(lambda x, t: 0.5 * score(x), torch.ones_like, autonomous=True)
 
 
 def _coefficient(g: Tensor | float, x: Tensor) -> Tensor:
@@ -107,24 +152,110 @@ def _times(g: Tensor, v: Tensor) -> Tensor:
     return v @ g.mT if g.ndim == 2 else g * v
 
 
-def _start(sde: SDE, x: Tensor, times: Times) -> Tensor:
+def _start(sde: SDE | MultiplicativeSDE, x: Tensor, times: Times) -> Tensor:
     require_points("x", x)
     return time_tensor(times, sde.domain)
 
 
+@dataclass(frozen=True)
+class BrownianPath:
+    """Brownian motion known at a grid of times; path(t, s) is its increment w_s − w_t.
+
+    Passed as `increment` to a solver, it drives runs with different steps by one path.
+
+    Args:
+        times: strictly increasing, shape (m,), float64.
+        w: the path at these times, shape (m, n, d): n independent paths.
+
+    Raises:
+        ValueError: the times do not increase, or w has another shape.
+    """
+
+    times: Float[Tensor, "m"]
+    w: Float[Tensor, "m n d"]
+
+    def __post_init__(self) -> None:
+        times = time_tensor(self.times)
+        if times[0] > times[-1]:
+            raise ValueError("times must increase")
+        if self.w.ndim != 3 or len(self.w) != len(times):
+            raise ValueError(
+                f"w must have shape ({len(times)}, n, d), one state per time, "
+                f"got {tuple(self.w.shape)}"
+            )
+
+    def at(self, t: Tensor) -> Float[Tensor, "n d"]:
+        """w_t.
+
+        Raises:
+            ValueError: t is not one of the times; `refined` adds the midpoints.
+        """
+        # a grid computed in another way may differ in the last digits
+        index = int((self.times - t).abs().argmin())
+        spacing = float(self.times.diff().min())
+        if abs(float(self.times[index] - t)) > 1e-6 * spacing:
+            raise ValueError(
+                f"t must be one of the path's {len(self.times)} times, got {float(t)!r}"
+            )
+        return self.w[index]
+
+    def __call__(self, t: Tensor, s: Tensor) -> Float[Tensor, "n d"]:
+        """The increment w_s − w_t."""
+        return self.at(s) - self.at(t)
+
+    def refined(self, generator: torch.Generator | None = None) -> "BrownianPath":
+        """The same path, known at the midpoints too: w_m = ½(w_t + w_s) + ½√(s − t) z.
+
+        Source: Lévy's construction; Karatzas and Shreve 1991, section 2.3.
+        """
+        left, right = self.w[:-1], self.w[1:]
+        z = torch.randn(
+            left.shape, generator=generator, dtype=left.dtype, device=left.device
+        )
+        deviation = 0.5 * self.times.diff().sqrt().to(left)[:, None, None]
+        times = torch.cat([self.times, self.times[:-1] + 0.5 * self.times.diff()])
+        w = torch.cat([self.w, 0.5 * (left + right) + deviation * z])
+        times, order = times.sort()
+        return BrownianPath(times, w[order.to(w.device)])
+
+
+def brownian_path(
+    times: Times,
+    n: int,
+    d: int,
+    generator: torch.Generator | None = None,
+    dtype: torch.dtype = torch.float64,
+) -> BrownianPath:
+    """n Brownian paths in R^d at increasing times, from w = 0 at the first of them.
+
+    They live on the device of the generator.
+
+    Raises:
+        ValueError: the times are fewer than two or do not increase, or n or d < 1.
+    """
+    times = time_tensor(times).double()
+    require_count("n", n)
+    require_count("d", d)
+    device = torch.device("cpu") if generator is None else generator.device
+    z = torch.randn((len(times), n, d), generator=generator, dtype=dtype, device=device)
+    z[0] = 0.0
+    steps = times.diff(prepend=times[:1]).to(z)
+    return BrownianPath(times, (steps.abs().sqrt()[:, None, None] * z).cumsum(0))
+
+
 def euler_maruyama(
-    sde: SDE,
+    sde: SDE | MultiplicativeSDE,
     x: Float[Tensor, "n d"],
     times: Times,
     generator: torch.Generator | None = None,
     increment: Increment | None = None,
 ) -> Iterator[Float[Tensor, "n d"]]:
-    """x_s = x_t + drift(x_t, t) (s − t) + diffusion(t) √|s − t| z, for each t → s.
+    """x_s = x_t + f (s − t) + g √|s − t| z, for each t → s, with f, g at (x_t, t).
 
     Yields x itself, then the state after every step: len(times) states of shape (n, d).
     The noise √|s − t| z is drawn from the generator, or is `increment(t, s)`: runs with
-    different steps can so share one Brownian path, and different SDEs the same noise.
-    Strong and weak order 1 for the diffusions here, whose g does not depend on x.
+    different steps can so share one `BrownianPath`, and different SDEs the same noise.
+    Weak order 1; strong order 1 where g does not depend on x, and ½ where it does.
 
     Raises:
         ValueError: (at the first state) x is not finite points, or times are fewer than
@@ -135,12 +266,72 @@ def euler_maruyama(
     times = _start(sde, x, times)
     yield x
     for t, s in pairwise(times):
-        dx = sde.drift(x, t) * (s - t)
+        x_s = x + sde.drift(x, t) * (s - t)
         if sde.diffusion is not None:
-            g = _coefficient(sde.diffusion(t), x)
-            dx = dx + _times(g, _dw(x, t, s, generator, increment))
-        x = x + dx
+            x_s = x_s + sde.noise(x, t, _dw(x, t, s, generator, increment))
+        x = x_s
         yield x
+
+
+def milstein(
+    sde: MultiplicativeSDE,
+    x: Float[Tensor, "n d"],
+    times: Times,
+    generator: torch.Generator | None = None,
+    increment: Increment | None = None,
+) -> Iterator[Float[Tensor, "n d"]]:
+    """x_s = x_t + f h + g Δw + ½ g g′ (Δw² − |h|), h = s − t: strong order 1.
+
+    For diagonal noise: g_i is a function of x_i and t alone, g′_i = ∂g_i/∂x_i (by
+    automatic differentiation), and products are taken by component. Yields as
+    `euler_maruyama`.
+
+    Raises:
+        ValueError: as `euler_maruyama`, or (at the second state) the noise is not
+            diagonal: g has another shape than x, or g_i depends on another x_j.
+
+    Source: Milstein 1975; Kloeden and Platen 1992, section 10.3.
+    """
+    times = _start(sde, x, times)
+    yield x
+    for k, (t, s) in enumerate(pairwise(times)):
+        g, g_prime = _diagonal_noise(sde, x, t, verify=k == 0)
+        dw = _dw(x, t, s, generator, increment)
+        correction = 0.5 * g * g_prime * (dw**2 - (s - t).abs())
+        x = x + sde.drift(x, t) * (s - t) + g * dw + correction
+        yield x
+
+
+def _diagonal_noise(
+    sde: MultiplicativeSDE, x: Tensor, t: Tensor, verify: bool
+) -> tuple[Tensor, Tensor]:
+    """g_i and ∂g_i/∂x_i at every point, each (n, d)."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        g = sde.diffusion(x, t)
+        if g.shape != x.shape:
+            raise ValueError(
+                f"diffusion must be diagonal, shape {tuple(x.shape)}, for Milstein's "
+                f"scheme, got {tuple(g.shape)}; euler_maruyama takes matrices"
+            )
+        if not g.requires_grad:  # g does not depend on x
+            return g, torch.zeros_like(g)
+        if verify and x.shape[1] > 1:
+            _require_own_component(g, x)
+        # row i of the Jacobian has its diagonal entry alone
+        g_prime = torch.autograd.grad(g.sum(), x)[0]
+    return g.detach(), g_prime
+
+
+def _require_own_component(g: Tensor, x: Tensor) -> None:
+    for i in range(x.shape[1]):
+        row = torch.autograd.grad(g[:, i].sum(), x, retain_graph=True)[0]
+        others = torch.cat([row[:, :i], row[:, i + 1 :]], dim=1)
+        if readable(others) and (others != 0).any():
+            raise ValueError(
+                f"diffusion must be diagonal: component {i} of g depends on other "
+                f"components of x, and Milstein's scheme then needs more than Δw"
+            )
 
 
 def heun(
@@ -157,10 +348,16 @@ def heun(
     noise. Two evaluations of the drift per step. Yields as `euler_maruyama`.
 
     Raises:
-        ValueError: as `euler_maruyama`.
+        ValueError: as `euler_maruyama`, or the noise depends on the state: the average
+            would then converge to the solution in the sense of Stratonovich.
 
     Source: Kloeden and Platen 1992, section 15.1.
     """
+    if not isinstance(sde, SDE):
+        raise ValueError(
+            "sde must be an SDE, whose diffusion depends on t alone: for state-"
+            "dependent noise Heun's step solves the Stratonovich equation, not Itô's"
+        )
     times = _start(sde, x, times)
     yield x
     for t, s in pairwise(times):
@@ -169,12 +366,11 @@ def heun(
         if sde.diffusion is None:
             x = x + 0.5 * (drift + sde.drift(x + drift * h, s)) * h
         else:
-            g = _coefficient(sde.diffusion(t), x)
-            g_next = _coefficient(sde.diffusion(s), x)
             dw = _dw(x, t, s, generator, increment)
-            predicted = x + drift * h + _times(g, dw)
+            noise, noise_next = sde.noise(x, t, dw), sde.noise(x, s, dw)
+            predicted = x + drift * h + noise
             drift_mean = 0.5 * (drift + sde.drift(predicted, s))
-            x = x + drift_mean * h + _times(0.5 * (g + g_next), dw)
+            x = x + drift_mean * h + 0.5 * (noise + noise_next)
         yield x
 
 
