@@ -10,43 +10,20 @@ import html
 import importlib
 import json
 import math
-from dataclasses import asdict
 from typing import Any
 
 import anywidget
 import torch
 import traitlets
 
-from diffedu.mixture import GaussianMixture
-from diffedu.path import (
-    Cosine,
-    GaussianPath,
-    OrnsteinUhlenbeck,
-    Straight,
-    VarianceExploding,
-    VariancePreserving,
-)
 from diffedu.widgets._picture import Picture, default_style
-
-PATHS = {
-    path.__name__: path
-    for path in (
-        OrnsteinUhlenbeck,
-        VariancePreserving,
-        VarianceExploding,
-        Cosine,
-        Straight,
-    )
-}
-
-ROUNDING = 1e-5  # relative; what comes from the page, or from a float32 mixture
 
 
 class StateError(traitlets.TraitError, ValueError):
     """A ValueError that lets traitlets undo the assignment."""
 
 
-class _Checked(traitlets.TraitType):
+class Checked(traitlets.TraitType):
     """A trait of the state: sent to the page, refused with a ValueError."""
 
     def __init__(self, default: Any, **metadata: Any) -> None:
@@ -57,7 +34,7 @@ class _Checked(traitlets.TraitType):
         raise StateError(f"{self.name} must be {needed}, got {value!r}")
 
 
-class Text(_Checked):
+class Text(Checked):
     """A str."""
 
     def validate(self, obj: Any, value: Any) -> str:
@@ -66,7 +43,7 @@ class Text(_Checked):
         return value
 
 
-class Flag(_Checked):
+class Flag(Checked):
     """A bool."""
 
     def validate(self, obj: Any, value: Any) -> bool:
@@ -75,7 +52,7 @@ class Flag(_Checked):
         return value
 
 
-class OneOf(_Checked):
+class OneOf(Checked):
     """One of a few strings, the first by default."""
 
     def __init__(self, *choices: str) -> None:
@@ -88,7 +65,7 @@ class OneOf(_Checked):
         return value
 
 
-class Whole(_Checked):
+class Whole(Checked):
     """A whole number between two others."""
 
     def __init__(self, default: int, least: int, most: int) -> None:
@@ -102,7 +79,7 @@ class Whole(_Checked):
         return value
 
 
-class Real(_Checked):
+class Real(Checked):
     """A finite number between two others."""
 
     def __init__(self, default: float, least: float, most: float = math.inf) -> None:
@@ -119,7 +96,7 @@ class Real(_Checked):
         return number
 
 
-class Array(_Checked):
+class Array(Checked):
     """Numbers as nested tuples; on the wire, base64 little-endian float32."""
 
     def __init__(self) -> None:
@@ -132,19 +109,6 @@ class Array(_Checked):
         except (TypeError, ValueError, RuntimeError):
             self.refuse("a nested list or a tensor of numbers", value)
         return _nested(tensor.tolist())
-
-
-class Path(_Checked):
-    """A `GaussianPath` that the page knows."""
-
-    def __init__(self) -> None:
-        super().__init__(OrnsteinUhlenbeck())
-        self.tag(to_json=_path_to_json, from_json=_path_from_json)
-
-    def validate(self, obj: Any, value: Any) -> GaussianPath:
-        if type(value) not in PATHS.values():
-            self.refuse(f"a path, one of {', '.join(PATHS)}", value)
-        return value
 
 
 def _nested(value: Any) -> Any:
@@ -164,22 +128,13 @@ def _array_from_json(value: dict, widget: Any) -> list:
     return array.double().reshape(value["shape"]).tolist()
 
 
-def _path_to_json(value: GaussianPath, widget: Any) -> dict:
-    return {"name": type(value).__name__, **asdict(value)}
+class Widget(anywidget.AnyWidget):
+    """A widget of the book: its text, its state, and three faces of it.
 
-
-def _path_from_json(value: dict, widget: Any) -> GaussianPath:
-    parameters = dict(value)
-    return PATHS[parameters.pop("name")](**parameters)
-
-
-class MixtureWidget(anywidget.AnyWidget):
-    """A widget about a mixture in the plane and a path that noises it.
-
-    `weights` (K,), `means` (K, 2), `covariances` (K, 2, 2) and `path` are traits:
-    assign to them, or to `mixture`, and the widget redraws; observe them, and you hear
-    the reader's hand. A subclass states `_name` (its JavaScript module), its default
-    title and caption, and `_pictures`.
+    The state is the traits defined here and in the subclass: assign to them and the
+    widget redraws; observe them, and you hear the reader's hand. A subclass states
+    `_name` (its JavaScript module), `_esm` and `_css`, its default title and caption,
+    `_description` and `_pictures`.
 
     Raises:
         ValueError: a trait is assigned something that it cannot be.
@@ -189,42 +144,8 @@ class MixtureWidget(anywidget.AnyWidget):
 
     title = Text("")
     caption = Text("")
-    weights = Array()
-    means = Array()
-    covariances = Array()
-    path = Path()
-    n_particles = Whole(600, least=2, most=20_000)
     seed = Whole(0, least=0, most=2**32 - 1)
     playing = Flag(False)
-
-    def __init__(self, mixture: GaussianMixture, **traits: Any) -> None:
-        super().__init__(**_parameters(mixture), **traits)
-
-    @property
-    def mixture(self) -> GaussianMixture:
-        """The mixture that the traits describe; assign one to set all three."""
-        return _mixture(self.weights, self.means, self.covariances)
-
-    @mixture.setter
-    def mixture(self, mixture: GaussianMixture) -> None:
-        parameters = _parameters(mixture)
-        with self.hold_sync(), self.hold_trait_notifications():
-            for name, value in parameters.items():
-                setattr(self, name, value)
-
-    @traitlets.validate("weights", "means", "covariances")
-    def _validate_mixture(self, proposal: dict) -> tuple:
-        parts = {
-            name: getattr(self, name) for name in ("weights", "means", "covariances")
-        }
-        parts[proposal["trait"].name] = proposal["value"]
-        try:
-            _mixture(**parts)
-        except ValueError as error:
-            raise StateError(str(error)) from None
-        return proposal["value"]
-
-    # The faces
 
     def _pictures(self) -> list[Picture]:
         """The first frame, one picture per panel."""
@@ -233,7 +154,7 @@ class MixtureWidget(anywidget.AnyWidget):
 
     def _description(self) -> str:
         """The state in a few words."""
-        return f"{self.mixture.n_components} components, {self.path}"
+        raise NotImplementedError
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self._description()})"
@@ -287,34 +208,3 @@ def _in_colab() -> bool:
     except ImportError:
         return False
     return True
-
-
-def _parameters(mixture: GaussianMixture) -> dict:
-    if not isinstance(mixture, GaussianMixture):
-        raise ValueError(
-            f"mixture must be a GaussianMixture, got {type(mixture).__name__}"
-        )
-    if mixture.batch_shape or mixture.dim != 2:
-        shape = tuple(mixture.means.shape)
-        raise ValueError(
-            f"mixture must be one mixture in the plane, got means of shape {shape}"
-        )
-    return {
-        "weights": mixture.weights,
-        "means": mixture.means,
-        "covariances": mixture.covariances,
-    }
-
-
-def _mixture(weights: tuple, means: tuple, covariances: tuple) -> GaussianMixture:
-    """The mixture in float64, from numbers that may have been rounded to float32."""
-    w = torch.tensor(weights, dtype=torch.float64)
-    if w.ndim == 1 and abs(float(w.sum()) - 1) < ROUNDING:
-        w = w / w.sum()
-    C = torch.tensor(covariances, dtype=torch.float64)
-    if C.ndim == 3 and torch.allclose(C, C.mT, rtol=ROUNDING, atol=0):
-        C = 0.5 * (C + C.mT)
-    mixture = GaussianMixture(w, means, C)
-    if mixture.dim != 2:
-        raise ValueError(f"means must have shape (K, 2), got {(*mixture.means.shape,)}")
-    return mixture

@@ -23,21 +23,33 @@ def _module(name: str) -> str:
     return f"const {name} = (() => {{\n{body}\nreturn {{ {exports} }};\n}})();\n"
 
 
+def modules(*names: str) -> str:
+    """The modules and all that they import, each after what it imports."""
+    order: list[str] = []
+
+    def add(name: str) -> None:
+        source = (STATIC / f"{name}.js").read_text(encoding="utf-8")
+        for match in IMPORT.finditer(source):
+            add(match[2])
+        if name not in order:
+            order.append(name)
+
+    for name in names:
+        add(name)
+    return "\n".join(map(_module, order))
+
+
 @cache
-def bundle_module(*names: str) -> str:
-    """The ES module for anywidget of the widget named last; it exports `{ render }`."""
-    modules = "\n".join(map(_module, names))
-    return f"{modules}\nexport default {{ render: {names[-1]}.render }};\n"
+def bundle_module(widget: str) -> str:
+    """The ES module for anywidget; it exports `{ render }`."""
+    return f"{modules(widget)}\nexport default {{ render: {widget}.render }};\n"
 
 
 @cache
 def bundle_classic(*widgets: str) -> str:
     """A classic script that brings every `<figure class="diffedu-widget">` to life."""
-    modules = "\n".join(
-        map(_module, ("core", "figure", "mixture_widget", "hydrate", *widgets))
-    )
     return (
-        f'(() => {{\n"use strict";\n{modules}\n'
+        f'(() => {{\n"use strict";\n{modules("hydrate", *widgets)}\n'
         f"hydrate.hydrate_page({{ {', '.join(widgets)} }});\n}})();\n"
     )
 

@@ -10,6 +10,7 @@ import io
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -17,12 +18,12 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Ellipse
+from matplotlib.ticker import NullFormatter
 from PIL import Image
 
 from diffedu.mixture import GaussianMixture
 from diffedu.path import GaussianPath
 
-LEFT, RIGHT, TOP, BOTTOM = 34, 8, 16, 26
 FAINT = "#767676"
 DENSITY = (0, 90, 156)
 COMPONENTS = ("#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#8a6bbe")
@@ -92,29 +93,29 @@ def default_style() -> Iterator[None]:
 
 
 class Picture:
-    """One pair of axes, `size` pixels square, centred on the origin."""
+    """One pair of axes in a picture of width × height pixels, within `margins`.
 
-    def __init__(self, extent: float, size: int = 440) -> None:
-        self.extent = extent
-        self.width = self.height = size
-        self.figure = Figure((size / 100, size / 100), dpi=100)
+    The margins are the pixels left, right, above and below of the frame.
+    """
+
+    def __init__(
+        self, width: int, height: int, margins: tuple[int, int, int, int]
+    ) -> None:
+        left, right, top, bottom = margins
+        self.width, self.height = width, height
+        self.inner_height = height - top - bottom
+        self.figure = Figure((width / 100, height / 100), dpi=100)
         box = (
-            LEFT / size,
-            BOTTOM / size,
-            1 - (LEFT + RIGHT) / size,
-            1 - (TOP + BOTTOM) / size,
+            left / width,
+            bottom / height,
+            1 - (left + right) / width,
+            1 - (top + bottom) / height,
         )
         self.figure.patch.set_alpha(0)
         self.axes = self.figure.add_axes(box, facecolor="none")
-        self.axes.set(xlim=(-extent, extent), ylim=(-extent, extent))
-        step = _nice_step(extent)
-        last = math.floor(extent / step)
-        ticks = [i * step for i in range(-last, last + 1)]
-        self.axes.set_xticks(ticks)
-        self.axes.set_yticks(ticks)
-        self.axes.tick_params(
-            colors=FAINT, labelsize=11 * PIXELS_PER_POINT, length=4 * PIXELS_PER_POINT
-        )
+        label = {"labelsize": 11 * PIXELS_PER_POINT, "length": 4 * PIXELS_PER_POINT}
+        self.axes.tick_params(colors=FAINT, **label)
+        self.axes.tick_params(which="minor", colors=FAINT, length=2 * PIXELS_PER_POINT)
         for spine in self.axes.spines.values():
             spine.set_color(FAINT)
 
@@ -122,13 +123,63 @@ class Picture:
         """Text above the frame."""
         self.axes.text(
             0 if left else 1,
-            1 + 5 / (self.height - TOP - BOTTOM),
+            1 + 5 / self.inner_height,
             text,
             transform=self.axes.transAxes,
             ha="left" if left else "right",
             color=FAINT,
             fontsize=11 * PIXELS_PER_POINT,
         )
+
+    def points(
+        self, x: torch.Tensor, colours: list[str] | str, radius: float = 1.8
+    ) -> None:
+        """Points as discs of `radius` pixels."""
+        area = (2 * radius * PIXELS_PER_POINT) ** 2
+        self.axes.scatter(*x.T.numpy(), s=area, c=colours, alpha=0.8, linewidths=0)
+
+    def line(
+        self,
+        x: np.ndarray,
+        colour: str,
+        alpha: float = 1.0,
+        width: float = 1.0,
+        dash: tuple[float, ...] = (),
+    ) -> None:
+        """A path through points (k, 2), `width` pixels wide; `dash` in pixels too."""
+        self.axes.plot(
+            *np.asarray(x).T,
+            color=colour,
+            alpha=alpha,
+            linewidth=width * PIXELS_PER_POINT,
+            linestyle=(0, tuple(d / width for d in dash)) if dash else "-",
+            dash_capstyle="butt",
+        )
+
+    def base64(self) -> str:
+        """The picture as PNG: the same bytes for the same state."""
+        canvas = FigureCanvasAgg(self.figure)
+        self.figure.set_dpi(125)
+        canvas.draw()
+        levels = np.linspace(0, 255, LEVELS).round().astype(np.uint8)
+        nearest = (np.arange(256) * (LEVELS - 1) / 255).round().astype(int)
+        pixels = levels[nearest][np.asarray(canvas.buffer_rgba())]
+        pixels[pixels[..., 3] == 0] = 0
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, "png", optimize=True)
+        return base64.b64encode(buffer.getvalue()).decode()
+
+
+class Plane(Picture):
+    """The plane: `size` pixels square, centred on the origin."""
+
+    def __init__(self, extent: float, size: int = 440) -> None:
+        super().__init__(size, size, margins=(34, 8, 16, 26))
+        self.extent = extent
+        self.axes.set(xlim=(-extent, extent), ylim=(-extent, extent))
+        ticks = _linear_ticks((-extent, extent), _nice_step(2 * extent))
+        self.axes.set_xticks(ticks)
+        self.axes.set_yticks(ticks)
 
     def density(self, law: GaussianMixture) -> None:
         """The density as shading, √(p / max p)."""
@@ -169,17 +220,6 @@ class Picture:
             headlength=4,
         )
 
-    def points(
-        self, x: torch.Tensor, colours: list[str] | str, radius: float = 1.8
-    ) -> None:
-        """Points as discs of `radius` pixels."""
-        area = (2 * radius * PIXELS_PER_POINT) ** 2
-        self.axes.scatter(*x.T.numpy(), s=area, c=colours, alpha=0.8, linewidths=0)
-
-    def line(self, x: np.ndarray, colour: str, alpha: float) -> None:
-        """A path through points (k, 2)."""
-        self.axes.plot(*x.T, color=colour, alpha=alpha, linewidth=PIXELS_PER_POINT)
-
     def handles(self, mixture: GaussianMixture) -> None:
         """The numbered discs that can be dragged, and the first component's ellipse."""
         Lam, Q = torch.linalg.eigh(mixture.covariances[0])
@@ -201,21 +241,119 @@ class Picture:
             label = {"ha": "center", "va": "center_baseline", "fontsize": 9}
             self.axes.text(x, y, str(k + 1), **label)
 
-    def base64(self) -> str:
-        """The picture as PNG: the same bytes for the same state."""
-        canvas = FigureCanvasAgg(self.figure)
-        self.figure.set_dpi(125)
-        canvas.draw()
-        levels = np.linspace(0, 255, LEVELS).round().astype(np.uint8)
-        nearest = (np.arange(256) * (LEVELS - 1) / 255).round().astype(int)
-        pixels = levels[nearest][np.asarray(canvas.buffer_rgba())]
-        pixels[pixels[..., 3] == 0] = 0
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "png", optimize=True)
-        return base64.b64encode(buffer.getvalue()).decode()
+
+class Chart(Picture):
+    """A chart: x and y in these ranges, each axis linear or logarithmic.
+
+    `name_x` is written below the ticks, `name_y` above the frame.
+    """
+
+    def __init__(
+        self,
+        x: tuple[float, float],
+        y: tuple[float, float],
+        name_x: str = "",
+        name_y: str = "",
+        log_x: bool = False,
+        log_y: bool = False,
+        width: int = 440,
+        height: int = 244,
+    ) -> None:
+        margins = (42, 12, 18, 40 if name_x else 26)
+        super().__init__(width, height, margins)
+        inner = width - margins[0] - margins[1], self.inner_height
+        for which, range_, log, room in (
+            ("x", x, log_x, inner[0] / 60),
+            ("y", y, log_y, inner[1] / 26),
+        ):
+            axis = getattr(self.axes, f"{which}axis")
+            self.axes.set(**{f"{which}lim": range_})
+            if log:
+                self.axes.set(**{f"{which}scale": "log"})
+                major, texts, minor = _log_ticks(range_)
+                axis.set_ticks(major, texts)
+                axis.set_ticks(minor, minor=True)
+                axis.set_minor_formatter(NullFormatter())
+            else:
+                axis.set_ticks(
+                    _linear_ticks(range_, _nice_step(range_[1] - range_[0], room))
+                )
+        self.heading(name_y)
+        self.axes.text(
+            0.5,
+            -35 / self.inner_height,
+            name_x,
+            transform=self.axes.transAxes,
+            ha="center",
+            color=FAINT,
+            fontsize=11 * PIXELS_PER_POINT,
+        )
+
+    def curve(self, x: np.ndarray, y: np.ndarray, colour: str, **style: Any) -> None:
+        """The curve through (x_i, y_i); `style` is that of `line`."""
+        self.line(np.stack([np.asarray(x), np.asarray(y)], -1), colour, **style)
+
+    def fill(
+        self, x: np.ndarray, y: np.ndarray, colour: str, alpha: float = 0.3
+    ) -> None:
+        """The area between the curve and the foot of the axes."""
+        foot = self.axes.get_ylim()[0]
+        self.axes.fill_between(x, y, foot, color=colour, alpha=alpha, linewidth=0)
+
+    def bars(
+        self, edges: np.ndarray, heights: np.ndarray, colour: str, alpha: float = 0.35
+    ) -> None:
+        """Bars between consecutive edges: one edge more than bars."""
+        foot = self.axes.get_ylim()[0]
+        self.axes.bar(
+            edges[:-1],
+            np.asarray(heights) - foot,
+            np.diff(edges),
+            bottom=foot,
+            align="edge",
+            color=colour,
+            alpha=alpha,
+            linewidth=0,
+        )
+
+    def marker(self, x: float, colour: str, **style: Any) -> None:
+        """A vertical line through the whole height."""
+        self.line(np.array([(x, y) for y in self.axes.get_ylim()]), colour, **style)
 
 
-def _nice_step(half: float) -> float:
-    rough = half / 2.5
+def _nice_step(length: float, count: float = 5.0) -> float:
+    """A round step that makes about `count` of the length, and five at most."""
+    rough = length / max(1.0, min(5.0, count))
     power = 10.0 ** math.floor(math.log10(rough))
     return next(m * power for m in (1, 2, 5, 10) if m * power >= rough)
+
+
+def _linear_ticks(range_: tuple[float, float], step: float) -> list[float]:
+    first, last = math.ceil(range_[0] / step), math.floor(range_[1] / step)
+    return [i * step for i in range(first, last + 1)]
+
+
+def _log_ticks(
+    range_: tuple[float, float],
+) -> tuple[list[float], list[str], list[float]]:
+    """Ticks with text, their texts, and ticks without, as on the page."""
+    low, high = range_[0] * (1 - 1e-9), range_[1] * (1 + 1e-9)
+    first = math.ceil(math.log10(range_[0]))
+    last = math.floor(math.log10(range_[1]))
+    every, few = max(1, math.ceil((last - first) / 5)), last - first < 1
+    ticks = {
+        m * 10.0**k: (m, k) for k in range(first - 1, last + 1) for m in range(1, 10)
+    }
+    ticks = {value: mk for value, mk in ticks.items() if low <= value <= high}
+    major = [
+        value
+        for value, (m, k) in ticks.items()
+        if (m in (1, 2, 5) if few else m == 1 and k % every == 0)
+    ]
+    texts = [f"{value:g}" if few else f"$10^{{{ticks[value][1]}}}$" for value in major]
+    fine = [
+        value
+        for value, (m, _) in ticks.items()
+        if value not in major and (last - first < 4 or m == 1)
+    ]
+    return major, texts, fine

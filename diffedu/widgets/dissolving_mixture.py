@@ -6,16 +6,17 @@ import traitlets
 
 from diffedu.mixture import GaussianMixture, three_gaussians
 from diffedu.path import GaussianPath, OrnsteinUhlenbeck
-from diffedu.widgets._base import (
-    Flag,
-    MixtureWidget,
-    Real,
-    StateError,
-    Text,
-    Whole,
-)
+from diffedu.widgets._base import Flag, Real, StateError, Text, Whole
 from diffedu.widgets._bundle import bundle_module, stylesheet
-from diffedu.widgets._picture import COMPONENTS, Generator, Picture, place, view_extent
+from diffedu.widgets._mixture_widget import MixtureWidget
+from diffedu.widgets._picture import (
+    COMPONENTS,
+    Generator,
+    Picture,
+    Plane,
+    place,
+    view_extent,
+)
 
 
 class DissolvingMixture(MixtureWidget):
@@ -39,7 +40,7 @@ class DissolvingMixture(MixtureWidget):
     """
 
     _name = "dissolving_mixture"
-    _esm = bundle_module("core", "figure", "mixture_widget", _name)
+    _esm = bundle_module(_name)
     _css = stylesheet()
 
     title = Text("A mixture dissolving into noise")
@@ -99,7 +100,7 @@ class DissolvingMixture(MixtureWidget):
         z, eps = (generator.normal(2 * self.n_particles) for _ in range(2))
         x_0, component = place(mixture, u, z)
         x = path.perturb(x_0, x_0.new_tensor(eps).reshape(-1, 2), t)
-        picture = Picture(view_extent(mixture, path, t))
+        picture = Plane(view_extent(mixture, path, t))
         picture.density(law)
         picture.arrows(law)
         picture.points(x, [COMPONENTS[k % len(COMPONENTS)] for k in component])

@@ -17,13 +17,15 @@ from diffedu.path import (
 )
 from diffedu.samplers import trajectory
 from diffedu.sde import euler_maruyama, forward, heun, reverse
-from diffedu.widgets._base import MixtureWidget, OneOf, Real, StateError, Text, Whole
+from diffedu.widgets._base import OneOf, Real, StateError, Text, Whole
 from diffedu.widgets._bundle import bundle_module, stylesheet
+from diffedu.widgets._mixture_widget import MixtureWidget
 from diffedu.widgets._picture import (
     COMPONENTS,
     FAINT,
     Generator,
     Picture,
+    Plane,
     place,
     view_extent,
 )
@@ -57,7 +59,7 @@ class ReverseTrajectories(MixtureWidget):
     """
 
     _name = "reverse_trajectories"
-    _esm = bundle_module("core", "figure", "mixture_widget", _name)
+    _esm = bundle_module(_name)
     _css = stylesheet()
 
     title = Text("Running time backwards")
@@ -151,7 +153,7 @@ class ReverseTrajectories(MixtureWidget):
             )
             states = trajectory(islice(run, self.k + 1))
             zoomed = max(extent, 1.1 * _spread(states[-1]))
-            picture = Picture(zoomed if sde is noising else extent, size=250)
+            picture = Plane(zoomed if sde is noising else extent, size=250)
             picture.density(law)
             for i in range(min(TRAILS, n)):
                 picture.line(states[:, i].numpy(), FAINT, alpha=0.5)

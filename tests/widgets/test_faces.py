@@ -237,18 +237,18 @@ def test_float32_mixtures_are_shown():
 # The bundle
 
 
-def test_every_module_is_bundled_after_what_it_imports():
-    for names in (
-        ("core", "figure", "mixture_widget", "dissolving_mixture"),
-        ("core", "figure", "hydrate"),
-    ):
-        bundle = _bundle.bundle_module(*names)
-        assert not re.search(r"^import |^export (?!default)", bundle, re.MULTILINE)
-        for name in names:
-            needs = re.findall(
-                r"^const \{[^}]*\} = (\w+);", _bundle._module(name), re.M
-            )
-            assert set(needs) <= set(names[: names.index(name)])
+@pytest.mark.parametrize("kind", WIDGETS)
+def test_every_module_is_bundled_once_and_after_what_it_imports(kind):
+    bundle = _bundle.bundle_module(kind._name)
+    assert not re.search(r"^import |^export (?!default)", bundle, re.MULTILINE)
+    lines = re.findall(r"^const (?:(\w+) = \(\(\) =>|\{[^}]*\} = (\w+);)", bundle, re.M)
+    modules = [name for name, _ in lines if name]
+    assert len(set(modules)) == len(modules)
+    assert modules[-1] == kind._name
+    seen = set()
+    for name, needed in lines:
+        assert needed in seen | {""}
+        seen.add(name)
 
 
 def test_every_import_in_the_javascript_is_used():

@@ -25,7 +25,8 @@ from diffedu.path import (
 from diffedu.samplers import ddim, trajectory
 from diffedu.sde import euler_maruyama, forward, heun, reverse
 from diffedu.widgets import _bundle, _picture
-from diffedu.widgets._base import _array_to_json, _path_to_json
+from diffedu.widgets._base import _array_to_json
+from diffedu.widgets._mixture_widget import _path_to_json
 
 TOLERANCE = 1e-5
 N = 7
@@ -68,7 +69,7 @@ def javascript(browser):
     """javascript(body, **arguments): runs it with `core` and the arguments in scope."""
     page = browser.new_page()
     page.add_script_tag(
-        content=_bundle._module("core")
+        content=_bundle.modules("core")
         + """
         const floats = (x) => Float64Array.from(x);
         const law = (parts) => new core.GaussianMixture(...parts.map(floats));

@@ -12,8 +12,7 @@ import {
   time_grid,
 } from "./core.js";
 import {
-  PROCESSES,
-  Panel,
+  Plane,
   assign,
   button,
   choice,
@@ -26,9 +25,8 @@ import {
   readout,
   slider,
   toggle,
-  viewExtent,
 } from "./figure.js";
-import { MixtureWidget } from "./mixture_widget.js";
+import { MixtureWidget, PROCESSES, draws, viewExtent } from "./mixture_widget.js";
 
 const SECONDS = 8; // from data to noise, played
 const PAIRS = 4; // samples that the distance and its floor are averaged over
@@ -108,11 +106,11 @@ class DissolvingMixture extends MixtureWidget {
     this.hover = null;
     this.gesture = false; // whether a hand is on the mixture
     this.reference = null; // the mixture that the view is fitted to
-    this.panel = new Panel("");
+    this.panel = new Plane("");
     this.figure.stage.append(this.panel.node);
     this.handles = [];
     this.buildControls();
-    this.followPointer();
+    this.panel.followPointer((place) => this.point(place));
     this.begin();
   }
 
@@ -350,24 +348,20 @@ class DissolvingMixture extends MixtureWidget {
   // --------------------------------------------------------------------------- handles
 
   makeHandle(k) {
-    const at = (event) => {
-      const box = this.panel.canvas.getBoundingClientRect();
-      return this.panel.toData(event.clientX - box.left, event.clientY - box.top);
-    };
     const handle = button(String(k + 1), null, { class: "diffedu-handle" });
     let grip = null; // from the pointer to the mean, while dragged
     handle.addEventListener("focus", () => this.select(k));
     handle.addEventListener("pointerdown", (event) => {
       handle.setPointerCapture(event.pointerId);
       handle.focus();
-      const [x, y] = at(event);
+      const [x, y] = this.panel.under(event);
       const means = decode(this.model.get("means"));
       grip = [means[2 * k] - x, means[2 * k + 1] - y];
       this.gesture = true;
     });
     handle.addEventListener("pointermove", (event) => {
       if (!grip) return;
-      const [x, y] = at(event);
+      const [x, y] = this.panel.under(event);
       this.move(k, x + grip[0], y + grip[1]);
     });
     const release = () => {
@@ -398,20 +392,10 @@ class DissolvingMixture extends MixtureWidget {
     return handle;
   }
 
-  followPointer() {
-    const { canvas } = this.panel;
-    const point = (event) => {
-      const box = canvas.getBoundingClientRect();
-      this.hover = this.panel.toData(event.clientX - box.left, event.clientY - box.top);
-      this.numbersAt = 0;
-      this.figure.invalidate();
-    };
-    canvas.addEventListener("pointermove", point);
-    canvas.addEventListener("pointerdown", point);
-    canvas.addEventListener("pointerleave", () => {
-      this.hover = null;
-      this.figure.invalidate();
-    });
+  point(place) {
+    this.hover = place;
+    this.numbersAt = 0;
+    this.figure.invalidate();
   }
 
   // -------------------------------------------------------------------------- one frame
@@ -441,10 +425,13 @@ class DissolvingMixture extends MixtureWidget {
     this.now = this.read();
     const { mixture, path, t, n, steps, simulate } = this.now;
     this.now.law = path.marginal(mixture, t);
-    this.drawNoise(n, steps, (generator, sample) => ({
-      ...sample(),
+    this.drawNoise([n, steps], (generator) => ({
+      ...draws(generator, n),
       eps: generator.normal(2 * n),
-      pairs: Array.from({ length: PAIRS }, () => [sample(), sample()]),
+      pairs: Array.from({ length: PAIRS }, () => [
+        draws(generator, n),
+        draws(generator, n),
+      ]),
       steps: generator.normal(2 * n * steps),
     }));
     this.now.particles = this.particles();

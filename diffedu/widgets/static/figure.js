@@ -76,15 +76,6 @@ function isDark(node) {
 
 // ----------------------------------------------------------------------------- controls
 
-/** The processes a reader can choose among. */
-export const PROCESSES = [
-  ["OrnsteinUhlenbeck", "Ornstein–Uhlenbeck"],
-  ["VariancePreserving", "variance preserving"],
-  ["VarianceExploding", "variance exploding"],
-  ["Cosine", "cosine"],
-  ["Straight", "straight"],
-];
-
 /** A row with a name, a native input and its current value. */
 function row(label, input, output) {
   return element(
@@ -202,25 +193,40 @@ export function legend(entries) {
   return element("ul", { class: "diffedu-legend" }, ...items);
 }
 
-// -------------------------------------------------------------------------------- panel
+// ------------------------------------------------------------------------------- panels
 
-const MARGIN = { left: 34, right: 8, top: 16, bottom: 26 };
 const DENSITY_CELLS = 72;
+const FONT = "11px system-ui, sans-serif";
 
-/** One pair of axes on a canvas, equal scales, centred on the origin. */
-export class Panel {
-  constructor(label) {
+/**
+ * Axes on a canvas. A subclass says where a point lies (`toPixel`, `toData`) and which
+ * ticks there are (`ticks`).
+ */
+class Panel {
+  constructor(label, margin) {
+    this.margin = margin;
     this.canvas = element("canvas", { role: "img", "aria-label": label });
     this.node = element("div", { class: "diffedu-panel" }, this.canvas);
     this.context = this.canvas.getContext("2d");
-    this.extent = 1;
-    this.image = element("canvas", { width: DENSITY_CELLS, height: DENSITY_CELLS });
-    this.cells = new Float64Array(2 * DENSITY_CELLS ** 2);
   }
 
   describe(text) {
     if (this.canvas.getAttribute("aria-label") !== text)
       this.canvas.setAttribute("aria-label", text);
+  }
+
+  /** Calls `handler` with the place under the pointer, [x, y], or with null. */
+  followPointer(handler) {
+    const point = (event) => handler(this.under(event));
+    this.canvas.addEventListener("pointermove", point);
+    this.canvas.addEventListener("pointerdown", point);
+    this.canvas.addEventListener("pointerleave", () => handler(null));
+  }
+
+  /** The place under a pointer event, in units of the data. */
+  under(event) {
+    const box = this.canvas.getBoundingClientRect();
+    return this.toData(event.clientX - box.left, event.clientY - box.top);
   }
 
   /** Fits the canvas to its box and clears it; false where it has no room. */
@@ -231,11 +237,139 @@ export class Panel {
     if (this.canvas.width !== w || this.canvas.height !== h)
       Object.assign(this.canvas, { width: w, height: h });
     this.colours = colours;
-    this.width = width - MARGIN.left - MARGIN.right;
-    this.height = height - MARGIN.top - MARGIN.bottom;
+    this.width = width - this.margin.left - this.margin.right;
+    this.height = height - this.margin.top - this.margin.bottom;
     this.context.setTransform(ratio, 0, 0, ratio, 0, 0);
     this.context.clearRect(0, 0, width, height);
     return this.width > 0 && this.height > 0;
+  }
+
+  /** Draws within the axes only. */
+  clipped(draw) {
+    this.context.save();
+    this.context.beginPath();
+    this.context.rect(this.margin.left, this.margin.top, this.width, this.height);
+    this.context.clip();
+    draw();
+    this.context.restore();
+  }
+
+  /** Frame, ticks and tick labels. */
+  axes() {
+    const { context, colours, margin } = this;
+    const [right, bottom] = [margin.left + this.width, margin.top + this.height];
+    const { x, y } = this.ticks();
+    context.strokeStyle = colours.faint;
+    context.fillStyle = colours.faint;
+    context.lineWidth = 1;
+    context.font = FONT;
+    context.strokeRect(
+      margin.left - 0.5,
+      margin.top - 0.5,
+      this.width + 1,
+      this.height + 1,
+    );
+    context.beginPath();
+    context.textAlign = "center";
+    context.textBaseline = "top";
+    for (const [left, text] of x) {
+      context.moveTo(left, bottom);
+      context.lineTo(left, bottom + (text ? 4 : 2));
+      context.fillText(text, left, bottom + 7);
+    }
+    context.textAlign = "right";
+    context.textBaseline = "middle";
+    for (const [top, text] of y) {
+      context.moveTo(margin.left, top);
+      context.lineTo(margin.left - (text ? 4 : 2), top);
+      context.fillText(text, margin.left - 7, top);
+    }
+    context.stroke();
+  }
+
+  /** Text above the frame, left or right. */
+  heading(text, align = "left", colour = this.colours.faint) {
+    const { context, margin } = this;
+    context.font = FONT;
+    context.fillStyle = colour;
+    context.textAlign = align;
+    context.textBaseline = "alphabetic";
+    context.fillText(
+      text,
+      align === "left" ? margin.left : margin.left + this.width,
+      margin.top - 5,
+    );
+  }
+
+  /** A remark inside the frame, in its top or bottom left corner. */
+  note(text, corner) {
+    const { context, margin } = this;
+    context.font = `600 ${FONT}`;
+    const width = context.measureText(text).width + 10;
+    const top = corner === "top" ? margin.top + 4 : margin.top + this.height - 22;
+    context.globalAlpha = 0.85;
+    context.fillStyle = this.colours.paper;
+    context.fillRect(margin.left + 4, top, width, 18);
+    context.globalAlpha = 1;
+    context.fillStyle = this.colours.ink;
+    context.textAlign = "left";
+    context.textBaseline = "middle";
+    context.fillText(text, margin.left + 9, top + 9.5);
+  }
+
+  /** Points (x, y), one after another, as discs; `belongs(i)` chooses among them.
+   *  Returns how many lie outside. */
+  points(x, colour, { radius = 2, alpha = 0.85, belongs = null } = {}) {
+    const { context, margin } = this;
+    const [right, bottom] = [margin.left + this.width, margin.top + this.height];
+    let outside = 0;
+    context.fillStyle = colour;
+    context.globalAlpha = alpha;
+    context.beginPath();
+    for (let i = 0; i < x.length / 2; i++) {
+      if (belongs && !belongs(i)) continue;
+      const [left, top] = this.toPixel(x[2 * i], x[2 * i + 1]);
+      const across = left >= margin.left && left <= right;
+      if (!(across && top >= margin.top && top <= bottom)) {
+        outside += 1;
+        continue;
+      }
+      context.moveTo(left + radius, top);
+      context.arc(left, top, radius, 0, 2 * Math.PI);
+    }
+    context.fill();
+    context.globalAlpha = 1;
+    return outside;
+  }
+
+  /** A line through [x, y] pairs, broken where a pair has no place on the axes. */
+  line(points, colour, { width = 1, alpha = 1, dash = [] } = {}) {
+    const { context } = this;
+    context.strokeStyle = colour;
+    context.lineWidth = width;
+    context.globalAlpha = alpha;
+    context.setLineDash(dash);
+    context.beginPath();
+    let down = false;
+    for (const [x, y] of points) {
+      const [left, top] = this.toPixel(x, y);
+      const here = Number.isFinite(left) && Number.isFinite(top);
+      if (here) context[down ? "lineTo" : "moveTo"](left, top);
+      down = here;
+    }
+    context.stroke();
+    context.setLineDash([]);
+    context.globalAlpha = 1;
+  }
+}
+
+/** The plane: equal scales, centred on the origin. */
+export class Plane extends Panel {
+  constructor(label) {
+    super(label, { left: 34, right: 8, top: 16, bottom: 26 });
+    this.extent = 1;
+    this.image = element("canvas", { width: DENSITY_CELLS, height: DENSITY_CELLS });
+    this.cells = new Float64Array(2 * DENSITY_CELLS ** 2);
   }
 
   /** Pixels per unit of the data. */
@@ -245,15 +379,15 @@ export class Panel {
 
   toPixel(x, y) {
     return [
-      MARGIN.left + this.width / 2 + x * this.scale,
-      MARGIN.top + this.height / 2 - y * this.scale,
+      this.margin.left + this.width / 2 + x * this.scale,
+      this.margin.top + this.height / 2 - y * this.scale,
     ];
   }
 
   toData(left, top) {
     return [
-      (left - MARGIN.left - this.width / 2) / this.scale,
-      (MARGIN.top + this.height / 2 - top) / this.scale,
+      (left - this.margin.left - this.width / 2) / this.scale,
+      (this.margin.top + this.height / 2 - top) / this.scale,
     ];
   }
 
@@ -262,79 +396,19 @@ export class Panel {
     return [this.width / 2 / this.scale, this.height / 2 / this.scale];
   }
 
-  /** Draws within the axes only. */
-  clipped(draw) {
-    this.context.save();
-    this.context.beginPath();
-    this.context.rect(MARGIN.left, MARGIN.top, this.width, this.height);
-    this.context.clip();
-    draw();
-    this.context.restore();
-  }
-
-  /** Frame, ticks and tick labels. */
-  axes() {
-    const { context, colours } = this;
+  ticks() {
     const [half_x, half_y] = this.half;
-    const step = niceStep(half_x);
-    context.strokeStyle = colours.faint;
-    context.fillStyle = colours.faint;
-    context.lineWidth = 1;
-    context.font = "11px system-ui, sans-serif";
-    context.strokeRect(
-      MARGIN.left - 0.5,
-      MARGIN.top - 0.5,
-      this.width + 1,
-      this.height + 1,
-    );
-    context.beginPath();
-    context.textAlign = "center";
-    context.textBaseline = "top";
-    for (const tick of ticks(half_x, step)) {
-      const [left] = this.toPixel(tick, 0);
-      context.moveTo(left, MARGIN.top + this.height);
-      context.lineTo(left, MARGIN.top + this.height + 4);
-      context.fillText(tickText(tick, step), left, MARGIN.top + this.height + 7);
-    }
-    context.textAlign = "right";
-    context.textBaseline = "middle";
-    for (const tick of ticks(half_y, step)) {
-      const [, top] = this.toPixel(0, tick);
-      context.moveTo(MARGIN.left, top);
-      context.lineTo(MARGIN.left - 4, top);
-      context.fillText(tickText(tick, step), MARGIN.left - 7, top);
-    }
-    context.stroke();
-  }
-
-  /** Text above the frame, left or right. */
-  heading(text, align = "left", colour = this.colours.faint) {
-    const { context } = this;
-    context.font = "11px system-ui, sans-serif";
-    context.fillStyle = colour;
-    context.textAlign = align;
-    context.textBaseline = "alphabetic";
-    context.fillText(
-      text,
-      align === "left" ? MARGIN.left : MARGIN.left + this.width,
-      MARGIN.top - 5,
-    );
-  }
-
-  /** A remark inside the frame, in its top or bottom left corner. */
-  note(text, corner) {
-    const { context } = this;
-    context.font = "600 11px system-ui, sans-serif";
-    const width = context.measureText(text).width + 10;
-    const top = corner === "top" ? MARGIN.top + 4 : MARGIN.top + this.height - 22;
-    context.globalAlpha = 0.85;
-    context.fillStyle = this.colours.paper;
-    context.fillRect(MARGIN.left + 4, top, width, 18);
-    context.globalAlpha = 1;
-    context.fillStyle = this.colours.ink;
-    context.textAlign = "left";
-    context.textBaseline = "middle";
-    context.fillText(text, MARGIN.left + 9, top + 9.5);
+    const step = niceStep(2 * half_x);
+    return {
+      x: linearTicks([-half_x, half_x], step).map(([x, text]) => [
+        this.toPixel(x, 0)[0],
+        text,
+      ]),
+      y: linearTicks([-half_y, half_y], step).map(([y, text]) => [
+        this.toPixel(0, y)[1],
+        text,
+      ]),
+    };
   }
 
   /** The density as shading, √(p / max p); returns the largest p in view. */
@@ -363,8 +437,8 @@ export class Panel {
     this.context.imageSmoothingQuality = "high";
     this.context.drawImage(
       this.image,
-      MARGIN.left,
-      MARGIN.top,
+      this.margin.left,
+      this.margin.top,
       this.width,
       this.height,
     );
@@ -404,45 +478,6 @@ export class Panel {
     context.globalAlpha = 1;
   }
 
-  /** Points as discs; `belongs(i)` chooses among them. Returns how many lie outside. */
-  points(x, colour, { radius = 2, alpha = 0.85, belongs = null } = {}) {
-    const { context } = this;
-    const [half_x, half_y] = this.half;
-    let outside = 0;
-    context.fillStyle = colour;
-    context.globalAlpha = alpha;
-    context.beginPath();
-    for (let i = 0; i < x.length / 2; i++) {
-      if (belongs && !belongs(i)) continue;
-      if (!(Math.abs(x[2 * i]) <= half_x && Math.abs(x[2 * i + 1]) <= half_y)) {
-        outside += 1;
-        continue;
-      }
-      const [left, top] = this.toPixel(x[2 * i], x[2 * i + 1]);
-      context.moveTo(left + radius, top);
-      context.arc(left, top, radius, 0, 2 * Math.PI);
-    }
-    context.fill();
-    context.globalAlpha = 1;
-    return outside;
-  }
-
-  /** A line through [x, y] pairs. */
-  line(points, colour, { width = 1, alpha = 1, dash = [] } = {}) {
-    const { context } = this;
-    context.strokeStyle = colour;
-    context.lineWidth = width;
-    context.globalAlpha = alpha;
-    context.setLineDash(dash);
-    context.beginPath();
-    points.forEach(([x, y], i) =>
-      context[i ? "lineTo" : "moveTo"](...this.toPixel(x, y)),
-    );
-    context.stroke();
-    context.setLineDash([]);
-    context.globalAlpha = 1;
-  }
-
   /** The ellipse of `deviations` standard deviations around a mean. */
   ellipse(mean, covariance, colour, { deviations = 1, ...style } = {}) {
     const { major, minor, angle } = principalAxes(covariance);
@@ -456,19 +491,162 @@ export class Panel {
   }
 }
 
-function niceStep(half) {
-  const rough = half / 2.5;
+/**
+ * A chart: x and y in `view`, each axis linear or logarithmic, a name for each. Curves
+ * are two arrays of equal length, points and lines what they are for every panel.
+ */
+export class Chart extends Panel {
+  constructor(
+    label,
+    { x = "", y = "", log_x = false, log_y = false, aspect = 1.8 } = {},
+  ) {
+    super(label, { left: 42, right: 12, top: 18, bottom: x ? 40 : 26 });
+    this.canvas.style.setProperty("--aspect", aspect);
+    this.names = { x, y };
+    this.log = { x: log_x, y: log_y };
+    this.view = { x: [0, 1], y: [0, 1] };
+  }
+
+  toPixel(x, y) {
+    return [
+      this.margin.left + this.width * fraction(x, this.view.x, this.log.x),
+      this.margin.top + this.height * (1 - fraction(y, this.view.y, this.log.y)),
+    ];
+  }
+
+  toData(left, top) {
+    return [
+      at((left - this.margin.left) / this.width, this.view.x, this.log.x),
+      at(1 - (top - this.margin.top) / this.height, this.view.y, this.log.y),
+    ];
+  }
+
+  ticks() {
+    const along = (range, log, pixels) =>
+      log ? logTicks(range) : linearTicks(range, niceStep(range[1] - range[0], pixels));
+    const { view, log } = this;
+    return {
+      x: along(view.x, log.x, this.width / 60).map(([x, text]) => [
+        this.toPixel(x, view.y[0])[0],
+        text,
+      ]),
+      y: along(view.y, log.y, this.height / 26).map(([y, text]) => [
+        this.toPixel(view.x[0], y)[1],
+        text,
+      ]),
+    };
+  }
+
+  /** Frame, ticks and the names of the axes: y above the frame, x below the ticks. */
+  axes() {
+    super.axes();
+    this.heading(this.names.y);
+    const { context, margin } = this;
+    context.textAlign = "center";
+    context.fillText(
+      this.names.x,
+      margin.left + this.width / 2,
+      margin.top + this.height + 35,
+    );
+  }
+
+  /** The curve through (x_i, y_i). */
+  curve(x, y, colour, style) {
+    this.line(
+      Array.from(x, (x_i, i) => [x_i, y[i]]),
+      colour,
+      style,
+    );
+  }
+
+  /** The area between the curve and the foot of the axes. */
+  fill(x, y, colour, { alpha = 0.3 } = {}) {
+    const { context } = this;
+    const foot = this.margin.top + this.height;
+    context.fillStyle = colour;
+    context.globalAlpha = alpha;
+    context.beginPath();
+    context.moveTo(this.toPixel(x[0], y[0])[0], foot);
+    for (let i = 0; i < x.length; i++) {
+      const [left, top] = this.toPixel(x[i], y[i]);
+      context.lineTo(left, Number.isFinite(top) ? Math.min(top, foot) : foot);
+    }
+    context.lineTo(this.toPixel(x[x.length - 1], y[0])[0], foot);
+    context.fill();
+    context.globalAlpha = 1;
+  }
+
+  /** Bars of the given heights between consecutive edges: one edge more than bars. */
+  bars(edges, heights, colour, { alpha = 0.35 } = {}) {
+    const { context } = this;
+    const foot = this.margin.top + this.height;
+    context.fillStyle = colour;
+    context.globalAlpha = alpha;
+    for (let i = 0; i < heights.length; i++) {
+      const [left, top] = this.toPixel(edges[i], heights[i]);
+      const [right] = this.toPixel(edges[i + 1], heights[i]);
+      if (top < foot) context.fillRect(left, top, right - left - 0.5, foot - top);
+    }
+    context.globalAlpha = 1;
+  }
+
+  /** A vertical line through the whole height. */
+  marker(x, colour, style) {
+    this.line(
+      this.view.y.map((y) => [x, y]),
+      colour,
+      style,
+    );
+  }
+}
+
+/** Where a value lies in a range, from 0 to 1. */
+function fraction(value, [low, high], log) {
+  return log
+    ? Math.log(value / low) / Math.log(high / low)
+    : (value - low) / (high - low);
+}
+
+/** The inverse of `fraction`. */
+function at(share, [low, high], log) {
+  return log ? low * (high / low) ** share : low + share * (high - low);
+}
+
+/** A round step that makes about `count` of the length, and five at most. */
+function niceStep(length, count = 5) {
+  const rough = length / Math.max(1, Math.min(5, count));
   const power = 10 ** Math.floor(Math.log10(rough));
   return [1, 2, 5, 10].map((m) => m * power).find((step) => step >= rough);
 }
 
-function ticks(half, step) {
-  const last = Math.floor(half / step);
-  return Array.from({ length: 2 * last + 1 }, (_, i) => (i - last) * step);
+/** [value, text] of the multiples of `step` in the range. */
+function linearTicks([low, high], step) {
+  const first = Math.ceil(low / step);
+  const count = Math.floor(high / step) - first + 1;
+  const digits = Math.max(0, -Math.floor(Math.log10(step)));
+  return Array.from({ length: Math.max(0, count) }, (_, i) => {
+    const value = (first + i) * step;
+    return [value, value.toFixed(digits).replace("-", "−")];
+  });
 }
 
-function tickText(tick, step) {
-  return tick.toFixed(Math.max(0, -Math.floor(Math.log10(step)))).replace("-", "−");
+/** [value, text] of the powers of ten in the range, and between them ticks without text
+ *  or, where the range has fewer than two powers, the numbers themselves. */
+function logTicks([low, high]) {
+  const [first, last] = [Math.ceil(Math.log10(low)), Math.floor(Math.log10(high))];
+  const every = Math.max(1, Math.ceil((last - first) / 5));
+  const few = last - first < 1;
+  const list = [];
+  for (let k = first - 1; k <= last; k++) {
+    for (let m = 1; m < 10; m++) {
+      const value = m * 10 ** k;
+      if (value < low * (1 - 1e-9) || value > high * (1 + 1e-9)) continue;
+      if (few) list.push([value, [1, 2, 5].includes(m) ? format(value, 1) : ""]);
+      else if (m === 1) list.push([value, k % every ? "" : `10${superscript(k)}`]);
+      else if (last - first < 4) list.push([value, ""]);
+    }
+  }
+  return list;
 }
 
 /** Standard deviations along the principal axes of a 2×2 covariance, and the first's angle. */
@@ -480,25 +658,6 @@ export function principalAxes([a, b, , c]) {
     minor: Math.sqrt(Math.max(0, middle - spread)),
     angle: spread > 1e-12 ? 0.5 * Math.atan2(2 * b, a - c) : 0,
   };
-}
-
-/** How far from the origin p_t reaches: every mean and 2.7 standard deviations around it. */
-function reach(law) {
-  return Math.max(
-    ...Array.from(law.weights, (_, k) => {
-      const { major } = principalAxes(law.covariances.subarray(4 * k, 4 * k + 4));
-      return Math.hypot(law.means[2 * k], law.means[2 * k + 1]) + 2.7 * major;
-    }),
-  );
-}
-
-/** Half the width of the view at t: fixed if the process stays near, else growing with it. */
-export function viewExtent(mixture, path, t) {
-  const start = reach(mixture);
-  let most = start;
-  for (let i = 1; i <= 32; i++)
-    most = Math.max(most, reach(path.marginal(mixture, (i / 32) * path.t_max)));
-  return Math.max(start, Math.min(most, 1.5 * start), reach(path.marginal(mixture, t)));
 }
 
 // ------------------------------------------------------------------------------- figure

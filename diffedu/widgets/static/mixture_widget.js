@@ -1,49 +1,48 @@
-/** What the widgets about a mixture share: their traits, their noise and their life. */
+/** What the widgets about a mixture share: its traits, its view, and its draws. */
 
-import { Generator, GaussianMixture, decode, make_path } from "./core.js";
-import { Figure, assign, follow } from "./figure.js";
+import { GaussianMixture, decode, make_path } from "./core.js";
+import { principalAxes } from "./figure.js";
+import { Widget } from "./widget.js";
 
-/**
- * The base class. A subclass builds its panels and controls, calls `begin`, and has
- * `draw(colours)` for one frame and `advance(seconds)` for time that goes by.
- */
-export class MixtureWidget {
-  constructor({ model, el, name, traits }) {
-    this.model = model;
-    this.traits = traits;
-    this.initial = Object.fromEntries(traits.map((trait) => [trait, model.get(trait)]));
+/** The processes a reader can choose among. */
+export const PROCESSES = [
+  ["OrnsteinUhlenbeck", "Ornstein–Uhlenbeck"],
+  ["VariancePreserving", "variance preserving"],
+  ["VarianceExploding", "variance exploding"],
+  ["Cosine", "cosine"],
+  ["Straight", "straight"],
+];
+
+/** How far from the origin p_t reaches: every mean and 2.7 standard deviations around it. */
+function reach(law) {
+  return Math.max(
+    ...Array.from(law.weights, (_, k) => {
+      const { major } = principalAxes(law.covariances.subarray(4 * k, 4 * k + 4));
+      return Math.hypot(law.means[2 * k], law.means[2 * k + 1]) + 2.7 * major;
+    }),
+  );
+}
+
+/** Half the width of the view at t: fixed if the process stays near, else growing with it. */
+export function viewExtent(mixture, path, t) {
+  const start = reach(mixture);
+  let most = start;
+  for (let i = 1; i <= 32; i++)
+    most = Math.max(most, reach(path.marginal(mixture, (i / 32) * path.t_max)));
+  return Math.max(start, Math.min(most, 1.5 * start), reach(path.marginal(mixture, t)));
+}
+
+/** The numbers that n draws from a mixture in the plane are made of. */
+export function draws(generator, n) {
+  return { u: generator.uniform(n), z: generator.normal(2 * n) };
+}
+
+/** The base class of a widget about a mixture in the plane and a path that noises it. */
+export class MixtureWidget extends Widget {
+  constructor(parts) {
+    super(parts);
     this.remembered = {}; // the last parameters of each process
-    this.figure = new Figure({
-      name,
-      el,
-      model,
-      draw: (colours) => this.draw(colours),
-      advance: (seconds) => this.advance(seconds),
-    });
   }
-
-  begin() {
-    this.unfollow = follow(this.model, this.traits, () => this.changed());
-    this.changed();
-  }
-
-  changed() {
-    this.stale = true;
-    this.figure.playing = this.model.get("playing");
-    this.figure.invalidate();
-  }
-
-  remove() {
-    this.unfollow();
-    this.figure.release();
-  }
-
-  /** What a control calls with its value, to set a trait. */
-  set(name) {
-    return (value) => assign(this.model, { [name]: value });
-  }
-
-  // -------------------------------------------------------- traits, checked when read
 
   /** The objects that the shared traits describe; throws on bad ones. */
   readShared() {
@@ -62,42 +61,10 @@ export class MixtureWidget {
     };
   }
 
-  /** A trait that must be a whole number. */
-  whole(name, least, most) {
-    const value = this.model.get(name);
-    if (!(Number.isInteger(value) && value >= least && value <= most))
-      throw new Error(
-        `${name} must be a whole number in ${least} … ${most}, got ${value}`,
-      );
-    return value;
-  }
-
-  /** A trait that must be a number. */
-  real(name, least, most) {
-    const value = this.model.get(name);
-    if (!(Number.isFinite(value) && value >= least && value <= most))
-      throw new Error(`${name} must lie in [${least}, ${most}], got ${value}`);
-    return value;
-  }
-
   /** The path of another process, as the reader left it. */
   otherPath(name) {
     const old = this.model.get("path");
     this.remembered[old.name] = old;
     return this.remembered[name] ?? { name };
-  }
-
-  /** All the noise there is, drawn once per seed and size: the same for every reader. */
-  drawNoise(n, steps, draw) {
-    const key = `${this.model.get("seed")} ${n} ${steps}`;
-    if (this.noise?.key === key) return;
-    const generator = new Generator(this.model.get("seed"));
-    const sample = () => ({ u: generator.uniform(n), z: generator.normal(2 * n) });
-    this.noise = { key, ...draw(generator, sample) };
-  }
-
-  /** A stream that replays the noise of the steps, from step k on. */
-  replay(k = 0) {
-    return { normal: (count) => this.noise.steps.subarray(k++ * count, k * count) };
   }
 }

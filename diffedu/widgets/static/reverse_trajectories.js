@@ -13,8 +13,7 @@ import {
   total_variance,
 } from "./core.js";
 import {
-  PROCESSES,
-  Panel,
+  Plane,
   assign,
   choice,
   element,
@@ -23,9 +22,8 @@ import {
   player,
   slider,
   toggle,
-  viewExtent,
 } from "./figure.js";
-import { MixtureWidget } from "./mixture_widget.js";
+import { MixtureWidget, PROCESSES, draws, viewExtent } from "./mixture_widget.js";
 
 const SECONDS = 6; // from noise to data, played
 const TRAILS = 12; // particles whose way is drawn
@@ -82,7 +80,7 @@ class ReverseTrajectories extends MixtureWidget {
         title: () => this.etaTitle(),
       },
     ];
-    for (const run of this.runs) run.panel = new Panel("");
+    for (const run of this.runs) run.panel = new Plane("");
     this.figure.stage.append(...this.runs.map((run) => run.panel.node));
     this.buildControls();
     this.begin();
@@ -102,9 +100,7 @@ class ReverseTrajectories extends MixtureWidget {
     const k = Math.min(this.whole("k", 0, 1000), steps);
     const eta = this.real("eta", 0, 10);
     const power = this.real("power", 0.1, 10);
-    const solver = this.model.get("solver");
-    if (!Object.hasOwn(SOLVERS, solver))
-      throw new Error(`solver must be one of ${Object.keys(SOLVERS).join(", ")}`);
+    const solver = this.oneOf("solver", Object.keys(SOLVERS));
     const times = time_grid(startTime(path), 0, steps, power);
     return { ...shared, k, eta, power, solver, times };
   }
@@ -128,9 +124,12 @@ class ReverseTrajectories extends MixtureWidget {
   /** Runs again what has changed, and measures where it ends. */
   compute() {
     const { mixture, steps, n, solver } = this.now;
-    this.drawNoise(n, steps, (generator, sample) => ({
-      start: sample(),
-      pairs: Array.from({ length: PAIRS }, () => [sample(), sample()]),
+    this.drawNoise([n, steps], (generator) => ({
+      start: draws(generator, n),
+      pairs: Array.from({ length: PAIRS }, () => [
+        draws(generator, n),
+        draws(generator, n),
+      ]),
       steps: generator.normal(2 * n * steps),
     }));
     const common = JSON.stringify(
