@@ -23,11 +23,11 @@ from itertools import islice, pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.sparse
 import torch
 from jaxtyping import Float
 from numpy import ndarray
 from scipy.linalg import get_lapack_funcs
+from scipy.sparse import coo_array, csc_array, csr_array, eye_array, sparray
 from scipy.sparse.linalg import splu
 from scipy.special import exprel
 from torch import Tensor
@@ -83,14 +83,16 @@ class Grid:
     periodic: bool | Sequence[bool] = False
 
     def __post_init__(self) -> None:
-        given = self.low, self.high, self.cells, self.periodic
-        lengths = {len(v) for v in given if isinstance(v, Sequence)} or {1}
-        if lengths not in ({1}, {2}) or not all(
-            isinstance(v, Sequence) for v in given[: 3 * (lengths == {2})]
-        ):
+        dims = [len(_tuple(v)) for v in (self.low, self.high, self.cells)]
+        if len(set(dims)) > 1 or dims[0] not in (1, 2):
             raise ValueError(
                 "low, high and cells must speak of the same one or two axes, got "
                 f"{self.low}, {self.high} and {self.cells}"
+            )
+        if len(_tuple(self.periodic)) not in (1, dims[0]):
+            raise ValueError(
+                f"periodic must speak of all axes at once or of each of the {dims[0]}, "
+                f"got {self.periodic}"
             )
         for axis in self.axes:
             require_count("cells", axis.cells, at_least=3)
@@ -219,7 +221,7 @@ def _edges(
     wraps = np.array(periodic)[:, None]
     inside = (wraps | ((moved >= 0) & (moved < size))).all(0)
     tail = np.flatnonzero(inside)
-    head = np.ravel_multi_index(tuple(moved[:, inside] % size), shape)
+    head = np.asarray(np.ravel_multi_index(tuple(moved[:, inside] % size), shape))
     if any(p and s for p, s in zip(periodic, step, strict=True)):
         return _Edges(None, tail, head, ring=True)
     # cells of a chain follow each other; its first cell has no predecessor
@@ -335,7 +337,7 @@ def generator_matrix(
     grid: Grid,
     t: float = 0.0,
     bernoulli: Callable[[ndarray], ndarray] = bernoulli,
-) -> scipy.sparse.csr_array:
+) -> csr_array:
     """A of the semi-discrete equation dp/dt = A p, cells in C order.
 
     Its columns sum to 0, and A_ij >= 0 is the rate of jumps from cell j to cell i.
@@ -352,21 +354,19 @@ def generator_matrix(
             drift that is not finite on the grid.
     """
     n = math.prod(grid.shape)
-    A = scipy.sparse.csr_array((n, n))
+    A = csr_array((n, n))
     for edges, up, down in _jump_rates(sde, grid, t, bernoulli):
         A = A + _chain_matrix(edges, up, down, n)
     return A
 
 
-def _chain_matrix(
-    edges: _Edges, up: ndarray, down: ndarray, n: int
-) -> scipy.sparse.csr_array:
+def _chain_matrix(edges: _Edges, up: ndarray, down: ndarray, n: int) -> csr_array:
     cells = np.arange(n) if edges.cells is None else edges.cells
     i, j = cells[edges.tail], cells[edges.head]
     rows = np.concatenate([j, i, i, j])
     columns = np.concatenate([i, i, j, j])
     values = np.concatenate([up, -up, down, -down])
-    return scipy.sparse.coo_array((values, (rows, columns)), (n, n)).tocsr()
+    return coo_array((values, (rows, columns)), (n, n)).tocsr()
 
 
 def stationary_density(sde: SDE, grid: Grid, t: float = 0.0) -> Float[Tensor, "*shape"]:
@@ -385,9 +385,9 @@ def stationary_density(sde: SDE, grid: Grid, t: float = 0.0) -> Float[Tensor, "*
         p = np.exp(log_p - log_p.max())
         return torch.from_numpy(p / (p.sum() * grid.volume))
     A = generator_matrix(sde, grid, t)
-    n = A.shape[0]
+    n = math.prod(grid.shape)
     long = 1e8 / abs(A.diagonal()).max()
-    solve = _sparse_solver(scipy.sparse.eye_array(n) - long * A)
+    solve = _sparse_solver(eye_array(n) - long * A)
     p = np.full(n, 1 / (n * grid.volume))
     for _ in range(100):
         previous, p = p, solve(p)
@@ -400,10 +400,12 @@ def stationary_density(sde: SDE, grid: Grid, t: float = 0.0) -> Float[Tensor, "*
 # Time: Crank–Nicolson steps along the chains
 
 
-def _sparse_solver(M: scipy.sparse.sparray) -> Callable[[ndarray], ndarray]:
+def _sparse_solver(M: sparray) -> Callable[[ndarray], ndarray]:
     """M⁻¹ for an M-matrix; pivots on the diagonal keep its signs, so M⁻¹p >= 0."""
     order, diagonal = "MMD_AT_PLUS_A", {"SymmetricMode": True}
-    factors = splu(M.tocsc(), permc_spec=order, diag_pivot_thresh=0.0, options=diagonal)
+    factors = splu(
+        csc_array(M), permc_spec=order, diag_pivot_thresh=0.0, options=diagonal
+    )
     return factors.solve
 
 
@@ -416,7 +418,7 @@ def _backward_euler(rates: _Rates, n: int, tau: float) -> Callable[[ndarray], nd
     edges, up, down = rates
     if edges.ring:
         A = _chain_matrix(edges, up, down, n)
-        return _sparse_solver(scipy.sparse.eye_array(n) - tau * A)
+        return _sparse_solver(eye_array(n) - tau * A)
     diagonal = np.ones(n)
     diagonal[edges.tail] += tau * up
     diagonal[edges.head] += tau * down
