@@ -1,18 +1,25 @@
-"""Distances between samples, each with its standard error and its sampling floor.
+"""Distances with standard errors, and the orders at which errors shrink.
 
 Two exact samples of one law are at a positive distance: the floor. A distance means
 nothing until it is set beside the floor of the same metric at the same sample size.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffedu._arguments import require_count, require_points
+from diffedu._arguments import (
+    float_tensor,
+    require_count,
+    require_finite,
+    require_floats,
+    require_points,
+    require_positive,
+)
 
 
 class Estimate(NamedTuple):
@@ -152,3 +159,65 @@ def sampling_floor(
         ]
     )
     return Estimate(float(values.mean()), float(values.std() / math.sqrt(repeats)))
+
+
+def grid_kl(
+    p: Float[Tensor, "*cells"], q: Float[Tensor, "*cells"], volume: float
+) -> float:
+    """KL(p ‖ q) = ∫ p log(p / q) of two densities given by their values on cells.
+
+    In nats; 0 log 0 = 0, and ∞ where p has mass and q has none.
+
+    Args:
+        p, q: densities on the same cells, >= 0.
+        volume: length, area or volume of a cell.
+
+    Raises:
+        ValueError: the shapes differ, or a density is negative or not finite.
+    """
+    require_positive("volume", volume)
+    if p.shape != q.shape:
+        raise ValueError(
+            f"p and q must have the same shape, got {tuple(p.shape)}, {tuple(q.shape)}"
+        )
+    for name, density in (("p", p), ("q", q)):
+        require_floats(name, density)
+        require_finite(name, density)
+        if (density < 0).any():
+            raise ValueError(f"{name} must not be negative, got {float(density.min())}")
+    return float((torch.xlogy(p, p) - torch.xlogy(p, q)).sum()) * volume
+
+
+def convergence_order(
+    steps: Sequence[float] | Tensor, errors: Sequence[float | Estimate] | Tensor
+) -> Estimate:
+    """The slope of log error against log step by least squares: error ≈ C stepᵒʳᵈᵉʳ.
+
+    Estimates are weighted by their standard errors, which are taken as independent, and
+    give the standard error of the slope; plain numbers give it by their scatter about
+    the line.
+
+    Raises:
+        ValueError: fewer than three steps, another number of errors, or one of them is
+            not positive.
+    """
+    x = float_tensor("steps", steps)
+    if x.ndim != 1 or len(x) < 3 or len(errors) != len(x):
+        raise ValueError(
+            "steps and errors must be lists of the same length, at least 3, "
+            f"got {tuple(x.shape)} and {len(errors)}"
+        )
+    spread = [getattr(error, "standard_error", None) for error in errors]
+    y = float_tensor("errors", [float(getattr(e, "value", e)) for e in errors])
+    for name, numbers in (("steps", x), ("errors", y)):
+        if not ((numbers > 0) & numbers.isfinite()).all():
+            raise ValueError(f"{name} must be positive, got {numbers.tolist()}")
+    known = all(spread)  # a standard error of 0 says nothing about a weight
+    w = (y / torch.tensor(spread)) ** 2 if known else torch.ones_like(y)
+    x, y = x.log(), y.log()
+    x = x - (w * x).sum() / w.sum()
+    precision = (w * x**2).sum()
+    slope = (w * x * y).sum() / precision
+    residual = y - y.mean() - slope * (x - x.mean())
+    variance = 1.0 if known else residual.square().sum() / (len(x) - 2)
+    return Estimate(float(slope), float((variance / precision).sqrt()))

@@ -5,7 +5,7 @@ sequential map of `DENSITY`. Figures have an opaque light ground, so that they r
 same on a light and on a dark page.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import matplotlib as mpl
 import torch
@@ -22,6 +22,7 @@ from matplotlib.quiver import Quiver
 from torch import Tensor
 
 from diffedu._arguments import require_count
+from diffedu.metrics import Estimate
 from diffedu.mixture import GaussianMixture
 
 BLUE, ORANGE, GREEN = "#0072B2", "#E69F00", "#009E73"
@@ -198,3 +199,29 @@ def plot_ellipses(
         ax.add_patch(ellipse)
         ellipses.append(ellipse)
     return ellipses
+
+
+def plot_convergence(
+    ax: Axes,
+    steps: Sequence[float],
+    errors: Sequence[float | Estimate],
+    label: str | None = None,
+    color: str = BLUE,
+    order: float | None = None,
+) -> list[Artist]:
+    """Error against step, both logarithmic, with bars of ±2 standard errors.
+
+    `order` adds a dashed guide of that slope through the error of the smallest step.
+    """
+    values = [float(getattr(error, "value", error)) for error in errors]
+    bars = [2 * getattr(error, "standard_error", 0.0) for error in errors]
+    ax.set(xscale="log", yscale="log")
+    container = ax.errorbar(
+        steps, values, yerr=bars, fmt="o-", color=color, label=label, ms=4, capsize=2
+    )
+    artists: list[Artist] = [container.lines[0]]
+    if order is not None:
+        least = min(range(len(values)), key=lambda i: steps[i])
+        guide = [values[least] * (h / steps[least]) ** order for h in steps]
+        artists += ax.plot(steps, guide, "--", color=color, alpha=0.6, lw=1)
+    return artists
