@@ -1,18 +1,16 @@
-"""A page with both widgets and no kernel, as the built book serves them."""
+"""A page with every widget and no kernel, as the built book serves them."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
+import torch
 
-from diffedu.widgets import (
-    DissolvingMixture,
-    ReverseTrajectories,
-    bundle_classic,
-    stylesheet,
-)
+from diffedu.mixture import GaussianMixture
+from diffedu.widgets import WIDGETS, _bundle, bundle_classic, stylesheet
 from tests.conftest import serve_folder
+from tests.widgets.helpers import Shown
 
 PAGE = """<!doctype html>
 <html data-theme="light"><head><meta charset="utf-8"><title>Widgets</title>
@@ -25,12 +23,13 @@ PAGE = """<!doctype html>
 <link rel="stylesheet" href="widgets.css">{script}</head>
 <body>{body}<p id="after">After the figures.</p></body></html>"""
 SCRIPT = '<script defer src="widgets.js"></script>'
+DOM_FREE = ("core",)  # the modules that only compute
 
 
 @pytest.fixture(scope="session")
-def figures() -> list[str]:
-    """The HTML face of both widgets, at their defaults."""
-    return [DissolvingMixture()._repr_html_(), ReverseTrajectories()._repr_html_()]
+def figures() -> dict[str, str]:
+    """The HTML face of every widget, at its defaults, by name."""
+    return {kind._name: kind()._repr_html_() for kind in WIDGETS}
 
 
 @pytest.fixture(scope="session")
@@ -40,7 +39,7 @@ def site(tmp_path_factory, figures) -> Path:
     (folder / "widgets.js").write_text(bundle_classic(), encoding="utf-8")
     (folder / "widgets.css").write_text(stylesheet(), encoding="utf-8")
     for name, script in (("index", SCRIPT), ("unscripted", "")):
-        page = PAGE.format(script=script, body="\n".join(figures))
+        page = PAGE.format(script=script, body="\n".join(figures.values()))
         (folder / f"{name}.html").write_text(page, encoding="utf-8")
     return folder
 
@@ -65,3 +64,48 @@ def write_page(site, site_over_file) -> Callable[[str], str]:
         return f"{site_over_file}/other.html"
 
     return write
+
+
+@pytest.fixture
+def open_widget(visit, site_over_file):
+    """open_widget(name, **options) -> (Shown, Visit) on the page over file://."""
+
+    def open_it(name: str, **options):
+        seen = visit(f"{site_over_file}/index.html", **options)
+        seen.page.wait_for_selector(f'figure[data-widget="{name}"][data-state="live"]')
+        return Shown(seen.page, name), seen
+
+    return open_it
+
+
+@pytest.fixture(scope="session")
+def javascript(browser):
+    """javascript(body, **arguments): the body run with modules and arguments in scope."""
+    page = browser.new_page()
+    page.add_script_tag(
+        content=_bundle.modules(*DOM_FREE)
+        + """
+        const floats = (x) => Float64Array.from(x);
+        const law = (parts) => new core.GaussianMixture(...parts.map(floats));
+        const list = (x) => Array.from(x);
+        const states = (run) => Array.from(run, list);
+        const replay = (noise) => {
+          let k = 0;
+          return { normal: () => floats(noise[k++]) };
+        };
+        """
+    )
+
+    def plain(value):
+        if isinstance(value, GaussianMixture):
+            parts = (value.weights, value.means, value.covariances)
+            return [part.flatten().tolist() for part in parts]
+        return value.tolist() if isinstance(value, torch.Tensor) else value
+
+    def run(body: str, **arguments):
+        names = ", ".join(arguments)
+        values = {name: plain(value) for name, value in arguments.items()}
+        return page.evaluate(f"({{ {names} }}) => {{ {body} }}", values)
+
+    yield run
+    page.close()

@@ -23,10 +23,16 @@ from diffedu.path import (
     VarianceExploding,
     VariancePreserving,
 )
-from diffedu.widgets import DissolvingMixture, ReverseTrajectories, _bundle
+from diffedu.widgets import (
+    WIDGETS,
+    DissolvingMixture,
+    ReverseTrajectories,
+    _bundle,
+)
 from diffedu.widgets._base import StateError
+from diffedu.widgets._mixture_widget import MixtureWidget
 
-WIDGETS = [DissolvingMixture, ReverseTrajectories]
+OF_MIXTURES = [kind for kind in WIDGETS if issubclass(kind, MixtureWidget)]
 JSON = r'<script type="application/json">(.*)</script>'
 VIEW = "application/vnd.jupyter.widget-view+json"
 
@@ -43,9 +49,17 @@ def test_three_faces_of_one_state(kind):
     data, _ = kind()._repr_mimebundle_()
     assert set(data) == {VIEW, "text/html", "text/plain"}
     assert data[VIEW]["model_id"] not in data["text/html"] + data["text/plain"]
-    assert "3 components" in data["text/plain"]
+    assert data["text/plain"].startswith(f"{kind.__name__}(")
     assert "0x" not in data["text/plain"]
     state = state_of(data["text/html"])
+    assert set(state) == set(kind().traits(state=True))
+
+
+@pytest.mark.parametrize("kind", OF_MIXTURES)
+def test_the_state_of_a_mixture(kind):
+    widget = kind()
+    assert "3 components" in repr(widget)
+    state = state_of(widget._repr_html_())
     assert state["path"]["name"] == "OrnsteinUhlenbeck"
     assert state["weights"]["shape"] == [3]
     numbers = np.frombuffer(base64.b64decode(state["means"]["data"]), dtype="<f4")
@@ -54,8 +68,8 @@ def test_three_faces_of_one_state(kind):
 
 def test_the_html_face_is_the_same_in_another_process(figures):
     command = (
-        "from diffedu.widgets import DissolvingMixture, ReverseTrajectories;"
-        "print(DissolvingMixture()._repr_html_(), ReverseTrajectories()._repr_html_())"
+        "from diffedu.widgets import WIDGETS;"
+        "print(*(kind()._repr_html_() for kind in WIDGETS))"
     )
     found = subprocess.run(
         [sys.executable, "-X", "utf8", "-c", command],
@@ -63,13 +77,14 @@ def test_the_html_face_is_the_same_in_another_process(figures):
         capture_output=True,
         encoding="utf-8",
     )
-    assert found.stdout == " ".join(figures) + "\n"
+    assert found.stdout == " ".join(figures.values()) + "\n"
 
 
 def test_the_picture_does_not_depend_on_the_style_of_the_notebook(figures):
     style = {"font.size": 20, "figure.constrained_layout.use": True, "axes.grid": True}
     with matplotlib.rc_context(style):
-        assert DissolvingMixture()._repr_html_() == figures[0]
+        for kind in WIDGETS:
+            assert kind()._repr_html_() == figures[kind._name]
 
 
 @pytest.mark.parametrize("kind", WIDGETS)
@@ -138,7 +153,7 @@ def test_a_mixture_is_assigned_at_once():
     assert torch.equal(widget.mixture.means, ring(8).means)
 
 
-@pytest.mark.parametrize("kind", WIDGETS)
+@pytest.mark.parametrize("kind", OF_MIXTURES)
 def test_what_the_page_sends_is_understood(kind):
     """The front end's message: float32 in base64, a path by name."""
     widget, other = kind(), kind(ring(4), VariancePreserving(beta_max=11.0), seed=3)

@@ -18,7 +18,7 @@ import pytest
 from playwright.sync_api import TimeoutError
 
 from tests.conftest import ROOT
-from tests.widgets.test_static_page import FRAMES, PAINTED
+from tests.widgets.helpers import FRAMES, PAINTED
 
 CELLS = [
     "from diffedu.widgets import DissolvingMixture\nw = DissolvingMixture()\nw",

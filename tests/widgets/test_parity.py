@@ -24,11 +24,11 @@ from diffedu.path import (
 )
 from diffedu.samplers import ddim, trajectory
 from diffedu.sde import euler_maruyama, forward, heun, reverse
-from diffedu.widgets import _bundle, _picture
+from diffedu.widgets import _picture
 from diffedu.widgets._base import _array_to_json
 from diffedu.widgets._mixture_widget import _path_to_json
+from tests.widgets.helpers import TOLERANCE, assert_same, normals
 
-TOLERANCE = 1e-5
 N = 7
 
 PATHS = [
@@ -57,54 +57,6 @@ def random_mixture(seed: int, d: int = 2) -> GaussianMixture:
     A = torch.randn(K, d, d, generator=generator, dtype=torch.float64)
     covariances = 0.3 * A @ A.mT + 0.05 * torch.eye(d, dtype=torch.float64)
     return GaussianMixture(weights / weights.sum(), means, covariances)
-
-
-def normals(*shape: int, seed: int = 0) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(1000 + seed)
-    return torch.randn(*shape, generator=generator, dtype=torch.float64)
-
-
-@pytest.fixture(scope="module")
-def javascript(browser):
-    """javascript(body, **arguments): runs it with `core` and the arguments in scope."""
-    page = browser.new_page()
-    page.add_script_tag(
-        content=_bundle.modules("core")
-        + """
-        const floats = (x) => Float64Array.from(x);
-        const law = (parts) => new core.GaussianMixture(...parts.map(floats));
-        const list = (x) => Array.from(x);
-        const states = (run) => Array.from(run, list);
-        const replay = (noise) => {
-          let k = 0;
-          return { normal: () => floats(noise[k++]) };
-        };
-        """
-    )
-
-    def plain(value):
-        if isinstance(value, GaussianMixture):
-            parts = (value.weights, value.means, value.covariances)
-            return [part.flatten().tolist() for part in parts]
-        return value.tolist() if isinstance(value, torch.Tensor) else value
-
-    def run(body: str, **arguments):
-        names = ", ".join(arguments)
-        values = {name: plain(value) for name, value in arguments.items()}
-        return page.evaluate(f"({{ {names} }}) => {{ {body} }}", values)
-
-    yield run
-    page.close()
-
-
-def assert_same(javascript, python, scale: float | None = None) -> None:
-    """Equal to 1e-5 of the largest magnitude (or of `scale`)."""
-    python = torch.as_tensor(python, dtype=torch.float64).flatten()
-    javascript = torch.tensor(javascript, dtype=torch.float64).flatten()
-    assert javascript.shape == python.shape
-    assert javascript.isfinite().all()
-    error = (javascript - python).abs().max()
-    assert error <= TOLERANCE * (scale or max(1e-3, float(python.abs().max())))
 
 
 # Mixture
