@@ -18,7 +18,7 @@ chains of cells, and Strang splitting joins the directions: order 2 in h and in 
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import islice, pairwise, product
 from typing import Any, NamedTuple
 
@@ -101,7 +101,7 @@ class Grid:
                     f"low must be less than high, got {axis.low} and {axis.high}"
                 )
 
-    @property
+    @cached_property
     def axes(self) -> tuple[Axis, ...]:
         """Ends, cells and kind of every axis."""
         low, high, cells = _tuple(self.low), _tuple(self.high), _tuple(self.cells)
@@ -110,7 +110,7 @@ class Grid:
             periodic = periodic * len(low)
         return tuple(map(Axis, low, high, cells, periodic))
 
-    @property
+    @cached_property
     def shape(self) -> tuple[int, ...]:
         """Cells along every axis."""
         return tuple(axis.cells for axis in self.axes)
@@ -120,12 +120,12 @@ class Grid:
         """1 or 2."""
         return len(self.axes)
 
-    @property
+    @cached_property
     def spacing(self) -> tuple[float, ...]:
         """The size h of a cell along every axis."""
         return tuple((axis.high - axis.low) / axis.cells for axis in self.axes)
 
-    @property
+    @cached_property
     def volume(self) -> float:
         """Length or area of a cell."""
         return math.prod(self.spacing)
