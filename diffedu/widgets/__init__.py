@@ -7,11 +7,18 @@ one style sheet, which bring every widget in the page to life without a kernel.
 from diffedu.widgets import _bundle
 from diffedu.widgets._bundle import stylesheet
 from diffedu.widgets.dissolving_mixture import DissolvingMixture
+from diffedu.widgets.path_refinement import PathRefinement
 from diffedu.widgets.reverse_trajectories import ReverseTrajectories
 
-__all__ = ["DissolvingMixture", "ReverseTrajectories", "bundle_classic", "stylesheet"]
+__all__ = [
+    "DissolvingMixture",
+    "PathRefinement",
+    "ReverseTrajectories",
+    "bundle_classic",
+    "stylesheet",
+]
 
-WIDGETS = (DissolvingMixture, ReverseTrajectories)
+WIDGETS = (DissolvingMixture, PathRefinement, ReverseTrajectories)
 
 
 def bundle_classic() -> str:

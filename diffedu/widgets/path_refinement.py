@@ -1,22 +1,23 @@
 """One Brownian path, refined under the reader's hand, and what steps along it cost."""
 
 import math
-from itertools import islice
+from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from diffedu.metrics import Estimate
-from diffedu.sde import SDE, BrownianPath, MultiplicativeSDE, euler_maruyama, milstein
-from diffedu.widgets._base import Flag, OneOf, Real, Whole, Text, Widget
+from diffedu import sde
+from diffedu.sde import SDE, BrownianPath, MultiplicativeSDE
+from diffedu.widgets._base import Flag, OneOf, Real, Text, Whole, Widget
 from diffedu.widgets._bundle import bundle_module, stylesheet
 from diffedu.widgets._picture import COMPONENTS, FAINT, Chart, Generator
 
-FINEST = 11  # the path is known at steps of 2⁻¹¹
-FITTED = 3  # the order is fitted over the levels from here on: h ≤ 1/8
-X_0 = 1.0
-COARSE, FINE, SECOND = COMPONENTS[:3]  # step h, step h/2, Milstein
+FINEST = 11  # level k is the grid of step 2⁻ᵏ; the path is known at this level
+FITTED = 5  # the order is fitted over the levels from here on: h ≤ 1/32
+END = 1.08  # of the axis of time: room beyond 1 for the errors there
+COARSE, FINE, SECOND = COMPONENTS[:3]  # step h, step h/2, Milstein's scheme
+
+Scheme = Callable[..., Iterator[Tensor]]
 
 
 class PathRefinement(Widget):
@@ -59,7 +60,7 @@ class PathRefinement(Widget):
     process = OneOf("multiplicative", "additive")
     level = Whole(3, least=0, most=FINEST - 1)
     paths = Whole(400, least=10, most=2000)
-    mu = Real(-1.0, least=-2.0, most=2.0)
+    mu = Real(-0.5, least=-2.0, most=2.0)
     nu = Real(1.0, least=0.05, most=1.5)
     milstein = Flag(False)
 
@@ -69,7 +70,7 @@ class PathRefinement(Widget):
         level: int = 3,
         paths: int = 400,
         seed: int = 0,
-        mu: float | int = -1.0,
+        mu: float | int = -0.5,
         nu: float | int = 1.0,
         milstein: bool = False,
         **text: str,
@@ -86,7 +87,7 @@ class PathRefinement(Widget):
         )
 
     @property
-    def sde(self) -> SDE | MultiplicativeSDE:
+    def equation(self) -> SDE | MultiplicativeSDE:
         """The equation that the traits describe."""
         mu, nu = self.mu, self.nu
         if self.process == "additive":
@@ -95,19 +96,195 @@ class PathRefinement(Widget):
 
     def _description(self) -> str:
         return (
-            f"{self.process} noise, h = {_step(self.level)}, "
-            f"mu = {self.mu:.3g}, nu = {self.nu:.3g}, {self.paths} paths"
+            f"{self.process} noise, h = {_step(self.level)}, mu = {self.mu:.3g}, "
+            f"nu = {self.nu:.3g}, {self.paths} paths"
         )
 
     def _pictures(self) -> list[Chart]:
         path, rest = draw_paths(self.seed, self.paths)
-        drawn = BrownianPath(path.times, path.w[:, :1])
-        schemes = [(euler_maruyama, "Euler–Maruyama")]
-        if self.milstein and self.process == "multiplicative":
-            schemes.append((milstein, "Milstein"))
-        exact_x = exact(self.process, self.mu, self.nu, path, rest)
+        first = BrownianPath(path.times, path.w[:, :1])
+        x = exact(self.process, self.mu, self.nu, path, rest)
+        schemes = [sde.euler_maruyama]
+        if self.milstein:
+            schemes.append(sde.milstein)
         return [
-            self._path_picture(drawn),
-            self._solution_picture(drawn, exact_x[:, 0], schemes),
-            self._error_picture(path, exact_x[-1], schemes),
+            self._picture_of_path(first),
+            self._picture_of_solutions(first, x[:, 0], schemes),
+            self._picture_of_errors(path, x[-1], schemes),
         ]
+
+    def _picture_of_path(self, path: BrownianPath) -> Chart:
+        picture = _chart(_extent(path.w), "", "Brownian path w")
+        picture.curve(path.times, path.w[:, 0, 0], FAINT, alpha=0.6, width=0.7)
+        for level, colour in ((self.level + 1, FINE), (self.level, COARSE)):
+            seen = at_level(path, level)
+            _polygon(picture, seen.w[:, 0, 0], colour)
+        steps = 2**self.level
+        picture.heading(f"{steps} steps and {2 * steps}", left=False)
+        return picture
+
+    def _picture_of_solutions(
+        self, path: BrownianPath, exact_x: Tensor, schemes: list[Scheme]
+    ) -> Chart:
+        runs = {
+            (scheme, level): simulate(scheme, self.equation, at_level(path, level))
+            for scheme in schemes
+            for level in range(FINEST + 1)
+        }
+        states = [exact_x[:, 0], *(run[:, 0, 0] for run in runs.values())]
+        picture = _chart(_extent(torch.cat(states)), "time t", "solution x")
+        picture.curve(path.times, exact_x[:, 0], FAINT, width=1.2)
+        shown = [
+            (runs[sde.euler_maruyama, self.level + 1], FINE, 1.02),
+            (runs[sde.euler_maruyama, self.level], COARSE, 1.04),
+        ]
+        if self.milstein:
+            shown.insert(0, (runs[sde.milstein, self.level], SECOND, 1.06))
+        for states, colour, t in shown:
+            _polygon(picture, states[:, 0, 0], colour)
+            ends = [exact_x[-1, 0], states[-1, 0, 0]]
+            picture.curve([t, t], ends, colour, width=4.0)
+        picture.heading("bars at the end: the errors", left=False)
+        return picture
+
+    def _picture_of_errors(
+        self, path: BrownianPath, end: Tensor, schemes: list[Scheme]
+    ) -> Chart:
+        steps = [2.0**-level for level in range(FINEST + 1)]
+        errors = [strong_errors(one, self.equation, path, end) for one in schemes]
+        means = torch.cat([one.mean(1) for one in errors])
+        # half decades, as on the page
+        low = math.floor(2 * math.log10(0.7 * means.min())) / 2
+        high = math.ceil(2 * math.log10(1.5 * means.max())) / 2
+        picture = Chart(
+            (steps[-1] / 1.5, 1.5),
+            (10**low, 10**high),
+            "step h",
+            "E|Xₕ(1) − X(1)|",
+            log_x=True,
+            log_y=True,
+            width=390,
+            height=390,
+        )
+        marked = range(0, FINEST + 1, 3)
+        picture.axes.set_xticks([steps[k] for k in marked], map(_step, marked))
+        picture.axes.set_xticks(steps, minor=True)
+        start = float(errors[0][-1].mean())
+        for slope in (0.5, 1.0):
+            ends = [start, start * 2 ** (slope * FINEST)]
+            picture.curve([steps[-1], 1.0], ends, FAINT, dash=(5.0, 4.0))
+        for one, colour in zip(errors, (FAINT, SECOND), strict=False):
+            mean, deviation = one.mean(1), 2 * one.std(1) / math.sqrt(one.shape[1])
+            for h, low, high in zip(
+                steps, mean - deviation, mean + deviation, strict=True
+            ):
+                picture.curve([h, h], [low, high], colour, width=1.5)
+            points = torch.stack([torch.tensor(steps), mean], -1)
+            picture.points(points, colour, radius=2.5)
+        for level, colour in ((self.level + 1, FINE), (self.level, COARSE)):
+            here = steps[level], float(errors[0][level].mean())
+            picture.axes.plot(*here, "o", color=colour, markersize=7, zorder=3)
+        return picture
+
+
+def draw_paths(seed: int, n: int) -> tuple[BrownianPath, Tensor]:
+    """The first n paths of the page for a seed, and one more normal for each, (n,).
+
+    Each path is made of 2^FINEST normals by Lévy's construction: w_1 = z_0, then level
+    after level w_m = ½(w_t + w_s) + ½√(s − t) z at the midpoints, from left to right.
+    """
+    steps = 2**FINEST
+    z = Generator(seed).normal(n * (steps + 2)).reshape(n, steps + 2)
+    z = torch.from_numpy(z).T  # of every path, one for `rest` and one that is not used
+    w = torch.zeros(steps + 1, n, dtype=torch.float64)
+    w[steps] = z[0]
+    for level in range(FINEST):
+        stride = steps >> level
+        left, right = w[:-1:stride], w[stride::stride]
+        deviation = 0.5 * 2 ** (-0.5 * level)
+        z_level = z[2**level : 2 ** (level + 1)]
+        w[stride // 2 :: stride] = 0.5 * (left + right) + deviation * z_level
+    times = torch.linspace(0.0, 1.0, steps + 1, dtype=torch.float64)
+    return BrownianPath(times, w[:, :, None]), z[steps]
+
+
+def at_level(path: BrownianPath, level: int) -> BrownianPath:
+    """The path as it is known at a level."""
+    stride = (len(path.times) - 1) >> level
+    return BrownianPath(path.times[::stride], path.w[::stride])
+
+
+def exact(
+    process: str, mu: float, nu: float, path: BrownianPath, rest: Tensor
+) -> Tensor:
+    """The exact solution from x_0 = 1 at the times of the path, (m, n, 1).
+
+    Multiplicative: x_t = exp((μ − ½ν²) t + ν w_t). Additive: x_t = e^{μt} + ν ξ_t with
+    ξ_t = ∫₀ᵗ e^{μ(t−s)} dw_s. Over a step h, ξ gains ∫₀ʰ e^{μ(h−s)} dw_s, of variance
+    v = (e^{2μh} − 1)/(2μ); its mean given the step's Δw is c Δw, c = (e^{μh} − 1)/(μh),
+    and the remainder has variance q = v − c² h. By t = 1 the remainders add up to a
+    normal number of variance r = q (e^{2μ} − 1)/(e^{2μh} − 1), here √r `rest`: x_1 is
+    exact. Before t = 1 the mean given `rest` is returned, nearer to x_t than √r.
+    """
+    t, w = path.times[:, None, None], path.w
+    if process == "multiplicative":
+        return torch.exp((mu - 0.5 * nu**2) * t + nu * w)
+    h = float(path.times[1])
+    c = _integral(mu, h) / h
+    q = max(0.0, _integral(2 * mu, h) - c**2 * h)
+    r = q * _integral(2 * mu, 1.0) / _integral(2 * mu, h)
+    known = torch.zeros_like(w)
+    known[1:] = torch.cumsum(torch.exp(-mu * t[1:]) * c * w.diff(dim=0), 0)
+    share = torch.sinh(mu * t) / math.sinh(mu) if mu else t
+    xi = torch.exp(mu * t) * known + math.sqrt(r) * rest[None, :, None] * share
+    return torch.exp(mu * t) + nu * xi
+
+
+def _integral(a: float, h: float) -> float:
+    """∫₀ʰ e^{at} dt."""
+    return math.expm1(a * h) / a if a else h
+
+
+def simulate(
+    scheme: Scheme, equation: SDE | MultiplicativeSDE, path: BrownianPath
+) -> Tensor:
+    """Every state of the scheme along the paths, from x_0 = 1, (m, n, 1)."""
+    if scheme is sde.milstein and isinstance(equation, SDE):
+        scheme = sde.euler_maruyama  # the same where g′ = 0
+    x_0 = torch.ones_like(path.w[0])
+    return torch.stack(list(scheme(equation, x_0, path.times, increment=path)))
+
+
+def strong_errors(
+    scheme: Scheme, equation: SDE | MultiplicativeSDE, path: BrownianPath, end: Tensor
+) -> Tensor:
+    """|X_h(1) − X(1)| for every level and path, (FINEST + 1, n)."""
+    ends = [
+        simulate(scheme, equation, at_level(path, level))[-1]
+        for level in range(FINEST + 1)
+    ]
+    return (torch.stack(ends) - end).abs()[..., 0]
+
+
+def _step(level: int) -> str:
+    return "1" if level == 0 else f"1/{2**level}"
+
+
+def _extent(values: Tensor) -> tuple[float, float]:
+    """A range around the values, and around 0."""
+    low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
+    room = 0.06 * (high - low)
+    return low - room, high + room
+
+
+def _chart(view: tuple[float, float], name_x: str, name_y: str) -> Chart:
+    return Chart((0.0, END), view, name_x, name_y, width=390, height=195)
+
+
+def _polygon(picture: Chart, values: Tensor, colour: str) -> None:
+    """A line through values at equal steps of [0, 1] and, where there is room, dots."""
+    times = torch.linspace(0.0, 1.0, len(values), dtype=values.dtype)
+    picture.curve(times, values, colour, width=1.5)
+    level = round(math.log2(len(values) - 1))
+    if level <= 7:
+        picture.points(torch.stack([times, values], -1), colour, 3.4 - 0.35 * level)
