@@ -80,7 +80,7 @@ def open_widget(visit, site_over_file):
 
 @pytest.fixture(scope="session")
 def javascript(browser):
-    """javascript(body, **arguments): the body run with modules and arguments in scope."""
+    """javascript(body, **arguments): run with the modules and arguments in scope."""
     page = browser.new_page()
     page.add_script_tag(
         content=_bundle.modules(*DOM_FREE)

@@ -14,11 +14,11 @@ import {
 import {
   Plane,
   assign,
-  button,
   choice,
   format,
   formatEstimate,
   group,
+  handle,
   legend,
   player,
   principalAxes,
@@ -348,48 +348,18 @@ class DissolvingMixture extends MixtureWidget {
   // --------------------------------------------------------------------------- handles
 
   makeHandle(k) {
-    const handle = button(String(k + 1), null, { class: "diffedu-handle" });
-    let grip = null; // from the pointer to the mean, while dragged
-    handle.addEventListener("focus", () => this.select(k));
-    handle.addEventListener("pointerdown", (event) => {
-      handle.setPointerCapture(event.pointerId);
-      handle.focus();
-      const [x, y] = this.panel.under(event);
-      const means = decode(this.model.get("means"));
-      grip = [means[2 * k] - x, means[2 * k + 1] - y];
-      this.gesture = true;
+    return handle({
+      panel: this.panel,
+      text: String(k + 1),
+      where: () => decode(this.model.get("means")).subarray(2 * k, 2 * k + 2),
+      move: (x, y) => {
+        this.gesture = true;
+        this.move(k, x, y);
+      },
+      step: (event) => (event.shiftKey ? 0.05 : 0.0125) * this.panel.extent,
+      focus: () => this.select(k),
+      release: () => this.settle(),
     });
-    handle.addEventListener("pointermove", (event) => {
-      if (!grip) return;
-      const [x, y] = this.panel.under(event);
-      this.move(k, x + grip[0], y + grip[1]);
-    });
-    const release = () => {
-      grip = null;
-      this.settle();
-    };
-    handle.addEventListener("pointerup", release);
-    handle.addEventListener("pointercancel", release);
-    handle.addEventListener("keydown", (event) => {
-      const step = (event.shiftKey ? 0.05 : 0.0125) * this.panel.extent;
-      const moves = {
-        ArrowLeft: [-step, 0],
-        ArrowRight: [step, 0],
-        ArrowUp: [0, step],
-        ArrowDown: [0, -step],
-      };
-      if (!moves[event.key]) return;
-      event.preventDefault();
-      this.gesture = true;
-      const means = decode(this.model.get("means"));
-      this.move(
-        k,
-        means[2 * k] + moves[event.key][0],
-        means[2 * k + 1] + moves[event.key][1],
-      );
-    });
-    handle.addEventListener("keyup", () => this.settle());
-    return handle;
   }
 
   point(place) {
@@ -530,28 +500,24 @@ class DissolvingMixture extends MixtureWidget {
   placeHandles(colours) {
     const { mixture } = this.now;
     if (this.handles.length !== mixture.n_components) {
-      this.handles.forEach((handle) => handle.remove());
+      this.handles.forEach(({ node }) => node.remove());
       this.handles = Array.from(mixture.weights, (_, k) => this.makeHandle(k));
-      this.panel.node.append(...this.handles);
+      this.panel.node.append(...this.handles.map(({ node }) => node));
     }
     const [half_x, half_y] = this.panel.half;
-    this.handles.forEach((handle, k) => {
+    this.handles.forEach(({ node, place }, k) => {
       const [x, y] = mixture.means.subarray(2 * k, 2 * k + 2);
       const inside = [
         Math.max(-half_x, Math.min(half_x, x)),
         Math.max(-half_y, Math.min(half_y, y)),
       ];
-      const [left, top] = this.panel.toPixel(...inside);
-      handle.style.transform = `translate(${left}px, ${top}px) translate(-50%, -50%)`;
-      handle.style.setProperty(
-        "--mark",
-        colours.components[k % colours.components.length],
-      );
-      handle.classList.toggle("is-selected", k === this.selected);
       const at = `(${x.toFixed(2)}, ${y.toFixed(2)})`;
-      const label = `Component ${k + 1}, mean at ${at}; arrow keys move it`;
-      if (handle.getAttribute("aria-label") !== label)
-        handle.setAttribute("aria-label", label);
+      place(
+        inside,
+        colours.components[k % colours.components.length],
+        `Component ${k + 1}, mean at ${at}; arrow keys move it`,
+      );
+      node.classList.toggle("is-selected", k === this.selected);
     });
   }
 

@@ -492,6 +492,58 @@ export class Plane extends Panel {
 }
 
 /**
+ * A disc on a panel that a hand or the arrow keys move. `where()` says where it is,
+ * `move(x, y)` takes it elsewhere, `step(event)` is how far an arrow key takes it;
+ * `release` is called when a hand lets go of it. `place` shows it.
+ */
+export function handle({ panel, text, where, move, step, focus, release }) {
+  const node = button(text, null, { class: "diffedu-handle", onfocus: focus });
+  let grip = null; // from the pointer to the handle, while dragged
+  node.addEventListener("pointerdown", (event) => {
+    node.setPointerCapture(event.pointerId);
+    node.focus();
+    const [x, y] = panel.under(event);
+    const [at_x, at_y] = where();
+    grip = [at_x - x, at_y - y];
+  });
+  node.addEventListener("pointermove", (event) => {
+    if (!grip) return;
+    const [x, y] = panel.under(event);
+    move(x + grip[0], y + grip[1]);
+  });
+  const let_go = () => {
+    grip = null;
+    release();
+  };
+  node.addEventListener("pointerup", let_go);
+  node.addEventListener("pointercancel", let_go);
+  node.addEventListener("keydown", (event) => {
+    const moves = {
+      ArrowLeft: [-1, 0],
+      ArrowRight: [1, 0],
+      ArrowUp: [0, 1],
+      ArrowDown: [0, -1],
+    };
+    if (!moves[event.key]) return;
+    event.preventDefault();
+    const [x, y] = where();
+    const by = step(event);
+    move(x + by * moves[event.key][0], y + by * moves[event.key][1]);
+  });
+  node.addEventListener("keyup", release);
+  return {
+    node,
+    place([x, y], colour, label) {
+      const [left, top] = panel.toPixel(x, y);
+      node.style.transform = `translate(${left}px, ${top}px) translate(-50%, -50%)`;
+      node.style.setProperty("--mark", colour);
+      if (node.getAttribute("aria-label") !== label)
+        node.setAttribute("aria-label", label);
+    },
+  };
+}
+
+/**
  * A chart: x and y in `view`, each axis linear or logarithmic, a name for each. Curves
  * are two arrays of equal length, points and lines what they are for every panel.
  */
