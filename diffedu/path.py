@@ -11,6 +11,7 @@ Letters: α is the amplitude; Ho et al. 2020 and DDIM write √ᾱ for it. t is 
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -208,10 +209,9 @@ class GaussianPath(ABC):
         return c * x_0 + d * eps
 
 
-def _derivative(function, t: Tensor) -> Tensor:
-    """d function / dt by forward-mode automatic differentiation."""
-    slope = torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
-    return slope.to(t.dtype)  # PyTorch makes it float64 for a float32 t of shape ()
+def _derivative(function: Callable[[Tensor], Tensor], t: Tensor) -> Tensor:
+    """d function / dt at every t, by automatic differentiation."""
+    return torch.func.grad(lambda t: function(t).sum())(t)
 
 
 @dataclass(frozen=True)
