@@ -495,11 +495,11 @@ def solve_fokker_planck(
     advance = _advance(sde, grid, times)
     walls = _wall_cells(grid)
     _require_clear_walls(p, walls, grid, wall_mass, float(times[0]))
-    yield torch.from_numpy(p.reshape(grid.shape))
+    yield torch.from_numpy(p.reshape(grid.shape)).clone()
     for t, s in pairwise(times.tolist()):
         p = advance(p, t, s)
         _require_clear_walls(p, walls, grid, wall_mass, s)
-        yield torch.from_numpy(p.reshape(grid.shape))
+        yield torch.from_numpy(p.reshape(grid.shape)).clone()
 
 
 def _advance(
