@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,11 +14,9 @@ from diffedu.widgets._bundle import bundle_module, stylesheet
 from diffedu.widgets._picture import COMPONENTS, FAINT, Chart, Generator
 
 FINEST = 11  # level k is the grid of step 2⁻ᵏ; the path is known at this level
-FITTED = 5  # the order is fitted over the levels from here on: h ≤ 1/32
 END = 1.08  # of the axis of time: room beyond 1 for the errors there
+DOTTED = 7  # no dots on finer levels than this
 COARSE, FINE, SECOND = COMPONENTS[:3]  # step h, step h/2, Milstein's scheme
-
-Scheme = Callable[..., Iterator[Tensor]]
 
 
 class PathRefinement(Widget):
@@ -102,60 +101,49 @@ class PathRefinement(Widget):
 
     def _pictures(self) -> list[Chart]:
         path, rest = draw_paths(self.seed, self.paths)
-        first = BrownianPath(path.times, path.w[:, :1])
         x = exact(self.process, self.mu, self.nu, path, rest)
-        schemes = [sde.euler_maruyama]
+        runs = [simulate(sde.euler_maruyama, self.equation, path)]
         if self.milstein:
-            schemes.append(sde.milstein)
+            runs.append(simulate(sde.milstein, self.equation, path))
         return [
-            self._picture_of_path(first),
-            self._picture_of_solutions(first, x[:, 0], schemes),
-            self._picture_of_errors(path, x[-1], schemes),
+            self._picture_of_path(path.w[:, 0, 0]),
+            self._picture_of_solutions(x[:, 0, 0], runs),
+            self._picture_of_errors([strong_errors(run, x[-1]) for run in runs]),
         ]
 
-    def _picture_of_path(self, path: BrownianPath) -> Chart:
-        picture = _chart(_extent(path.w), "", "Brownian path w")
-        picture.curve(path.times, path.w[:, 0, 0], FAINT, alpha=0.6, width=0.7)
+    def _picture_of_path(self, w: Tensor) -> Chart:
+        picture = _chart(_extent(w), "", "Brownian path w")
+        _curve(picture, w, FAINT, alpha=0.6, width=0.7)
         for level, colour in ((self.level + 1, FINE), (self.level, COARSE)):
-            seen = at_level(path, level)
-            _polygon(picture, seen.w[:, 0, 0], colour)
+            _polygon(picture, w[:: 2 ** (FINEST - level)], colour)
         steps = 2**self.level
         picture.heading(f"{steps} steps and {2 * steps}", left=False)
         return picture
 
-    def _picture_of_solutions(
-        self, path: BrownianPath, exact_x: Tensor, schemes: list[Scheme]
-    ) -> Chart:
-        runs = {
-            (scheme, level): simulate(scheme, self.equation, at_level(path, level))
-            for scheme in schemes
-            for level in range(FINEST + 1)
-        }
-        states = [exact_x[:, 0], *(run[:, 0, 0] for run in runs.values())]
-        picture = _chart(_extent(torch.cat(states)), "time t", "solution x")
-        picture.curve(path.times, exact_x[:, 0], FAINT, width=1.2)
+    def _picture_of_solutions(self, x: Tensor, runs: list[list[Tensor]]) -> Chart:
+        first = [[states[:, 0, 0] for states in run] for run in runs]
+        view = _extent(torch.cat([x, *(states for run in first for states in run)]))
+        picture = _chart(view, "time t", "solution x")
+        _curve(picture, x, FAINT, width=1.2)
         shown = [
-            (runs[sde.euler_maruyama, self.level + 1], FINE, 1.02),
-            (runs[sde.euler_maruyama, self.level], COARSE, 1.04),
+            (first[0][self.level + 1], FINE, 1.02),
+            (first[0][self.level], COARSE, 1.04),
         ]
         if self.milstein:
-            shown.insert(0, (runs[sde.milstein, self.level], SECOND, 1.06))
+            shown.insert(0, (first[1][self.level], SECOND, 1.06))
         for states, colour, t in shown:
-            _polygon(picture, states[:, 0, 0], colour)
-            ends = [exact_x[-1, 0], states[-1, 0, 0]]
-            picture.curve([t, t], ends, colour, width=4.0)
+            _polygon(picture, states, colour)
+            ends = np.array([[t, x[-1]], [t, states[-1]]])
+            picture.line(ends, colour, width=4.0)
         picture.heading("bars at the end: the errors", left=False)
         return picture
 
-    def _picture_of_errors(
-        self, path: BrownianPath, end: Tensor, schemes: list[Scheme]
-    ) -> Chart:
-        steps = [2.0**-level for level in range(FINEST + 1)]
-        errors = [strong_errors(one, self.equation, path, end) for one in schemes]
-        means = torch.cat([one.mean(1) for one in errors])
+    def _picture_of_errors(self, errors: list[Tensor]) -> Chart:
+        means = [one.mean(1) for one in errors]
         # half decades, as on the page
-        low = math.floor(2 * math.log10(0.7 * means.min())) / 2
-        high = math.ceil(2 * math.log10(1.5 * means.max())) / 2
+        low = math.floor(2 * math.log10(0.7 * torch.cat(means).min())) / 2
+        high = math.ceil(2 * math.log10(1.5 * torch.cat(means).max())) / 2
+        steps = 0.5 ** np.arange(FINEST + 1)
         picture = Chart(
             (steps[-1] / 1.5, 1.5),
             (10**low, 10**high),
@@ -167,22 +155,21 @@ class PathRefinement(Widget):
             height=390,
         )
         marked = range(0, FINEST + 1, 3)
-        picture.axes.set_xticks([steps[k] for k in marked], map(_step, marked))
+        picture.axes.set_xticks(steps[::3], [_step(level) for level in marked])
         picture.axes.set_xticks(steps, minor=True)
-        start = float(errors[0][-1].mean())
-        for slope in (0.5, 1.0):
-            ends = [start, start * 2 ** (slope * FINEST)]
-            picture.curve([steps[-1], 1.0], ends, FAINT, dash=(5.0, 4.0))
-        for one, colour in zip(errors, (FAINT, SECOND), strict=False):
-            mean, deviation = one.mean(1), 2 * one.std(1) / math.sqrt(one.shape[1])
-            for h, low, high in zip(
-                steps, mean - deviation, mean + deviation, strict=True
-            ):
-                picture.curve([h, h], [low, high], colour, width=1.5)
-            points = torch.stack([torch.tensor(steps), mean], -1)
-            picture.points(points, colour, radius=2.5)
+        for order in (0.5, 1.0):
+            guide = float(means[0][-1]) * (steps / steps[-1]) ** order
+            picture.curve(steps, guide, FAINT, dash=(5.0, 4.0))
+        for one, mean, colour in zip(errors, means, (FAINT, SECOND), strict=False):
+            bar = 2 * one.std(1) / math.sqrt(one.shape[1])
+            for h, middle, half in zip(steps, mean, bar, strict=True):
+                ends = np.array([[h, middle - half], [h, middle + half]])
+                picture.line(ends, colour, width=1.5)
+            picture.points(
+                torch.stack([torch.from_numpy(steps), mean], -1), colour, 2.5
+            )
         for level, colour in ((self.level + 1, FINE), (self.level, COARSE)):
-            here = steps[level], float(errors[0][level].mean())
+            here = steps[level], float(means[0][level])
             picture.axes.plot(*here, "o", color=colour, markersize=7, zorder=3)
         return picture
 
@@ -246,24 +233,25 @@ def _integral(a: float, h: float) -> float:
 
 
 def simulate(
-    scheme: Scheme, equation: SDE | MultiplicativeSDE, path: BrownianPath
-) -> Tensor:
-    """Every state of the scheme along the paths, from x_0 = 1, (m, n, 1)."""
-    if scheme is sde.milstein and isinstance(equation, SDE):
-        scheme = sde.euler_maruyama  # the same where g′ = 0
+    scheme: Callable[..., Iterator[Tensor]],
+    equation: SDE | MultiplicativeSDE,
+    path: BrownianPath,
+) -> list[Tensor]:
+    """Level by level, every state of the scheme from x_0 = 1, (2^level + 1, n, 1)."""
+    if isinstance(equation, SDE):
+        scheme = sde.euler_maruyama  # and Milstein's scheme: g′ = 0
     x_0 = torch.ones_like(path.w[0])
-    return torch.stack(list(scheme(equation, x_0, path.times, increment=path)))
+    runs = []
+    for level in range(FINEST + 1):
+        known = at_level(path, level)
+        states = scheme(equation, x_0, known.times, increment=known)
+        runs.append(torch.stack(list(states)))
+    return runs
 
 
-def strong_errors(
-    scheme: Scheme, equation: SDE | MultiplicativeSDE, path: BrownianPath, end: Tensor
-) -> Tensor:
-    """|X_h(1) − X(1)| for every level and path, (FINEST + 1, n)."""
-    ends = [
-        simulate(scheme, equation, at_level(path, level))[-1]
-        for level in range(FINEST + 1)
-    ]
-    return (torch.stack(ends) - end).abs()[..., 0]
+def strong_errors(runs: list[Tensor], end: Tensor) -> Tensor:
+    """|X_h(1) − X(1)| for every level and path, (levels, n)."""
+    return torch.stack([(states[-1] - end).abs()[:, 0] for states in runs])
 
 
 def _step(level: int) -> str:
@@ -281,10 +269,15 @@ def _chart(view: tuple[float, float], name_x: str, name_y: str) -> Chart:
     return Chart((0.0, END), view, name_x, name_y, width=390, height=195)
 
 
+def _curve(picture: Chart, values: Tensor, colour: str, **style: float) -> None:
+    """A line through values at equal steps of [0, 1]."""
+    picture.curve(np.linspace(0.0, 1.0, len(values)), values.numpy(), colour, **style)
+
+
 def _polygon(picture: Chart, values: Tensor, colour: str) -> None:
-    """A line through values at equal steps of [0, 1] and, where there is room, dots."""
-    times = torch.linspace(0.0, 1.0, len(values), dtype=values.dtype)
-    picture.curve(times, values, colour, width=1.5)
+    """The same and, where there is room, dots."""
+    _curve(picture, values, colour, width=1.5)
     level = round(math.log2(len(values) - 1))
-    if level <= 7:
+    if level <= DOTTED:
+        times = torch.linspace(0.0, 1.0, len(values), dtype=values.dtype)
         picture.points(torch.stack([times, values], -1), colour, 3.4 - 0.35 * level)
