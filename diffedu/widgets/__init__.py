@@ -6,11 +6,13 @@ one style sheet, which bring every widget in the page to life without a kernel.
 
 from diffedu.widgets import _bundle
 from diffedu.widgets._bundle import stylesheet
+from diffedu.widgets.bent_potential import BentPotential
 from diffedu.widgets.dissolving_mixture import DissolvingMixture
 from diffedu.widgets.path_refinement import PathRefinement
 from diffedu.widgets.reverse_trajectories import ReverseTrajectories
 
 __all__ = [
+    "BentPotential",
     "DissolvingMixture",
     "PathRefinement",
     "ReverseTrajectories",
@@ -18,7 +20,7 @@ __all__ = [
     "stylesheet",
 ]
 
-WIDGETS = (DissolvingMixture, PathRefinement, ReverseTrajectories)
+WIDGETS = (BentPotential, DissolvingMixture, PathRefinement, ReverseTrajectories)
 
 
 def bundle_classic() -> str:

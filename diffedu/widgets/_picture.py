@@ -132,11 +132,16 @@ class Picture:
         )
 
     def points(
-        self, x: torch.Tensor, colours: list[str] | str, radius: float = 1.8
+        self,
+        x: torch.Tensor | np.ndarray,
+        colours: list[str] | str,
+        radius: float = 1.8,
+        alpha: float = 0.8,
     ) -> None:
-        """Points as discs of `radius` pixels."""
+        """Points (n, 2) as discs of `radius` pixels."""
         area = (2 * radius * PIXELS_PER_POINT) ** 2
-        self.axes.scatter(*x.T.numpy(), s=area, c=colours, alpha=0.8, linewidths=0)
+        x = np.asarray(x)
+        self.axes.scatter(*x.T, s=area, c=colours, alpha=alpha, linewidths=0)
 
     def line(
         self,
@@ -259,7 +264,7 @@ class Chart(Picture):
         width: int = 440,
         height: int = 244,
     ) -> None:
-        margins = (42, 12, 18, 40 if name_x else 26)
+        margins = (42, 12, 18, 36 if name_x else 26)
         super().__init__(width, height, margins)
         inner = width - margins[0] - margins[1], self.inner_height
         for which, range_, log, room in (
@@ -281,7 +286,7 @@ class Chart(Picture):
         self.heading(name_y)
         self.axes.text(
             0.5,
-            -35 / self.inner_height,
+            -31 / self.inner_height,
             name_x,
             transform=self.axes.transAxes,
             ha="center",
@@ -314,6 +319,18 @@ class Chart(Picture):
             color=colour,
             alpha=alpha,
             linewidth=0,
+        )
+
+    def text(self, x: float, y: float, text: str, colour: str) -> None:
+        """Text to the right of a place."""
+        self.axes.annotate(
+            text,
+            (x, y),
+            (5 * PIXELS_PER_POINT, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            fontsize=11 * PIXELS_PER_POINT,
         )
 
     def marker(self, x: float, colour: str, **style: Any) -> None:

@@ -118,9 +118,11 @@ export function slider({ label, min, max, step, text = format, oninput }) {
   };
 }
 
-/** A choice among [value, text] pairs. */
+/** A choice among [value, text, properties of the option] triples. */
 export function choice({ label, options, onchange }) {
-  const list = options.map(([value, text]) => element("option", { value }, text));
+  const list = options.map(([value, text, properties]) =>
+    element("option", { value, ...properties }, text),
+  );
   const select = element(
     "select",
     { "aria-label": label, onchange: () => onchange(select.value) },
@@ -144,15 +146,17 @@ export function button(text, onclick, properties = {}) {
   return element("button", { type: "button", onclick, ...properties }, text);
 }
 
-/** Play or pause, step, reset. */
-export function player({ onplay, onstep, onreset }) {
+/** Play or pause, step, reset; and restart, where that is less than a reset. */
+export function player({ onplay, onstep, onreset, onrestart = null }) {
   const play = button("Play", onplay, { class: "diffedu-play" });
   const node = element("div", {
     class: "diffedu-player",
     role: "group",
     "aria-label": "Playback",
   });
-  node.append(play, button("Step", onstep), button("Reset", onreset));
+  node.append(play, button("Step", onstep));
+  if (onrestart) node.append(button("Restart", onrestart));
+  node.append(button("Reset", onreset));
   return { node, set: (playing) => (play.textContent = playing ? "Pause" : "Play") };
 }
 
@@ -552,7 +556,7 @@ export class Chart extends Panel {
     label,
     { x = "", y = "", log_x = false, log_y = false, aspect = 1.8 } = {},
   ) {
-    super(label, { left: 42, right: 12, top: 18, bottom: x ? 40 : 26 });
+    super(label, { left: 42, right: 12, top: 18, bottom: x ? 36 : 26 });
     this.canvas.style.setProperty("--aspect", aspect);
     this.names = { x, y };
     this.log = { x: log_x, y: log_y };
@@ -598,7 +602,7 @@ export class Chart extends Panel {
     context.fillText(
       this.names.x,
       margin.left + this.width / 2,
-      margin.top + this.height + 35,
+      margin.top + this.height + 31,
     );
   }
 
@@ -640,6 +644,17 @@ export class Chart extends Panel {
       if (top < foot) context.fillRect(left, top, right - left - 0.5, foot - top);
     }
     context.globalAlpha = 1;
+  }
+
+  /** Text to the right of a place. */
+  text(x, y, text, colour) {
+    const { context } = this;
+    const [left, top] = this.toPixel(x, y);
+    context.font = FONT;
+    context.fillStyle = colour;
+    context.textAlign = "left";
+    context.textBaseline = "middle";
+    context.fillText(text, left + 5, top);
   }
 
   /** A vertical line through the whole height. */

@@ -87,6 +87,9 @@ function secondDerivatives(x, y, curvature) {
   return tridiagonal(lower, diagonal, upper)(right);
 }
 
+export const KNOTS = Float64Array.from({ length: 7 }, (_, k) => 0.8 * (k - 3));
+export const START_WIDTH = 0.2; // standard deviation of the start law
+
 /** Presets: U at the knots. */
 export const POTENTIALS = {
   quadratic: (x) => 0.5 * x ** 2,
@@ -165,11 +168,12 @@ export class JumpProcess {
       this.up[i] = ((0.5 * G) / h ** 2) * bernoulli(-w);
       this.down[i] = ((0.5 * G) / h ** 2) * bernoulli(w);
     }
+    this.log_pi = this.stationary_log_density();
     this.steppers = new Map(); // the factors, by the length of the step
   }
 
   /** The rate at which the cell is left that is left fastest. */
-  get fastest() {
+  fastest() {
     const { up, down } = this;
     let most = 0;
     for (let i = 0; i <= up.length; i++)
@@ -178,7 +182,7 @@ export class JumpProcess {
   }
 
   /** log of the density that no current flows in: p_{i+1} / p_i = up / down. */
-  get stationary_log_density() {
+  stationary_log_density() {
     const log_p = new Float64Array(this.grid.cells);
     this.up.forEach(
       (up, i) => (log_p[i + 1] = log_p[i] + Math.log(up) - Math.log(this.down[i])),
@@ -219,14 +223,26 @@ export class JumpProcess {
     return this.advance(this.advance(p, 0.5 * tau), 0.5 * tau);
   }
 
+  /** −d KL / dt ≥ 0 of p to the stationary density: Σ current × fall of log(p / π). */
+  dissipation(p) {
+    const log_pi = this.log_pi;
+    const fall = (i) => Math.log(p[i]) - log_pi[i] - Math.log(p[i + 1]) + log_pi[i + 1];
+    let sum = 0;
+    this.up.forEach((up, i) => {
+      const current = up * p[i] - this.down[i] * p[i + 1];
+      if (current !== 0) sum += current * fall(i);
+    });
+    return sum * this.grid.spacing;
+  }
+
   /**
    * λ₁, the slowest rate at which a density approaches the stationary one: KL to it
    * falls like e^(−2λ₁t) in the end. By inverse iteration on densities of mass 0.
    */
-  get spectral_gap() {
+  spectral_gap() {
     const { grid, up, down } = this;
-    const pi = this.stationary_log_density.map(Math.exp);
-    const solve = this.backward_euler(1e6 / this.fastest);
+    const pi = this.log_pi.map(Math.exp);
+    const solve = this.backward_euler(1e6 / this.fastest());
     let r = grid.centers.map((x, i) => pi[i] * x); // r = π u, and u is the eigenfunction
     for (let k = 0; k < 60; k++) {
       const mass = grid.mass(r);
@@ -259,6 +275,16 @@ export function grid_kl(p, log_q, volume) {
     else sum += q;
   }
   return sum * volume;
+}
+
+/** The widget's grid: a cell on every knot, so that between centres U is one cubic. */
+export const GRID = new Grid(-3.22, 3.22, 161);
+
+/** The averages of a Gaussian at x_0 over the cells, with mass 1. */
+export function bump(grid, x_0) {
+  const p = grid.average((x) => Math.exp(-0.5 * ((x - x_0) / START_WIDTH) ** 2));
+  const mass = grid.mass(p);
+  return p.map((value) => value / mass);
 }
 
 // ---------------------------------------------------------------------------- particles
