@@ -8,6 +8,8 @@ VENV ?= .venv
 PORT ?= 8000
 
 BIN := $(VENV)/bin
+BENCH_VENV := .venv-bench
+BENCH_ENV := $(BENCH_VENV)/.installed
 ENV := $(VENV)/.installed
 BOOK := _build/.book
 HTML := _build/html/index.html
@@ -24,7 +26,8 @@ NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 600 \
 # Two workers, each with whole files: a notebook's cells share one kernel.
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
 
-.PHONY: help book serve notebooks test lint format mutation determinism newcomer clean
+.PHONY: help book serve notebooks test lint format mutation determinism newcomer \
+        bench clean
 
 help:
 	@echo "make book         build the book, say where to open it"
@@ -35,6 +38,7 @@ help:
 	@echo "make mutation     one-symbol mutants of the formulas: does a test notice?"
 	@echo "make determinism  same outputs with two threads and on an older CPU?"
 	@echo "make newcomer     a chapter in a fresh environment with only the wheel"
+	@echo "make bench        beside other packages, in an environment of its own"
 	@echo "make clean        remove what the commands above made"
 
 $(ENV): requirements.txt pyproject.toml
@@ -87,6 +91,14 @@ determinism: $(ENV)
 newcomer: $(ENV)
 	$(BIN)/python tools/newcomer.py
 
+$(BENCH_ENV): requirements.txt benchmarks/requirements.txt
+	test -x $(BENCH_VENV)/bin/python || $(PYTHON) -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip install --quiet -r benchmarks/requirements.txt
+	@touch $@
+
+bench: $(BENCH_ENV)
+	$(BENCH_VENV)/bin/python -m benchmarks $(TOPICS)
+
 clean:
-	rm -rf _build .venv build dist diffedu.egg-info .pytest_cache .ruff_cache
+	rm -rf _build .venv .venv-bench build dist diffedu.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
