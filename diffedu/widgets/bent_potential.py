@@ -205,9 +205,9 @@ class BentPotential(Widget):
         upper.points(np.stack([x, U(x) + PILE * pile], -1), COMPONENTS[0], alpha=0.6)
         upper.curve(centers, U(centers), FAINT, width=1.8)
         bar = np.array([(BAR, 0.0), (BAR, self.temperature)])
-        upper.line(bar, FAINT, width=3)
+        upper.line(bar, FAINT, width=3.0)
         upper.text(BAR, self.temperature / 2, "θ", FAINT)
-        upper.points(np.stack([KNOTS, heights], -1), COMPONENTS[4], radius=8)
+        upper.points(np.stack([KNOTS, heights], -1), COMPONENTS[4], radius=8.0)
         setting = f"θ = {self.temperature:.2f}, Δt = {self.time_step:#.2g}"
         upper.heading(setting, left=False)
 
@@ -218,7 +218,7 @@ class BentPotential(Widget):
         counts, edges = np.histogram(x, BINS, view, density=True)
         middle.bars(edges, counts, COMPONENTS[0], alpha=0.45)
         middle.curve(centers, p, blue, width=1.8)
-        middle.curve(centers, gibbs.numpy(), COMPONENTS[1], width=1.8, dash=(6, 4))
+        middle.curve(centers, gibbs.numpy(), COMPONENTS[1], width=1.8, dash=(6.0, 4.0))
         middle.heading(f"t = {self.t:.2f}", left=False)
 
         kl = np.array([grid_kl(p, gibbs, GRID.volume) for p in densities])

@@ -46,8 +46,8 @@ const NAMES = [
 
 const NUMBERS = [
   ["kl", "KL(pₜ ‖ Gibbs), nats", "of the densities on the cells"],
-  ["rate", "KL falls at the rate", "−d log KL / dt, from the currents between cells"],
-  ["gap", "in the end at 2λ₁", "λ₁: the slowest rate of decay, computed from U and θ"],
+  ["rate", "rate of its decay", "−d log KL / dt, from the currents between cells"],
+  ["gap", "in the end 2λ₁", "λ₁: the slowest rate of decay, computed from U and θ"],
   ["right", "pₜ right of 0", "the mass of the density there"],
   ["particles", "particles right of 0", "their share, ± standard error"],
   ["gibbs", "Gibbs right of 0", "its mass there"],
