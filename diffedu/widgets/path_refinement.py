@@ -157,9 +157,12 @@ class PathRefinement(Widget):
         marked = range(0, FINEST + 1, 3)
         picture.axes.set_xticks(steps[::3], [_step(level) for level in marked])
         picture.axes.set_xticks(steps, minor=True)
-        for order in (0.5, 1.0):
+        for order, text in ((0.5, "slope ½"), (1.0, "slope 1")):
             guide = float(means[0][-1]) * (steps / steps[-1]) ** order
             picture.curve(steps, guide, FAINT, dash=(5.0, 4.0))
+            # beside the line, at h = 1/8 or before it leaves the frame
+            k = max(3, int((guide > 10**high).sum()) + 1)
+            picture.text(steps[k], guide[k] / 1.3, text, FAINT)
         for one, mean, colour in zip(errors, means, (FAINT, SECOND), strict=False):
             bar = 2 * one.std(1) / math.sqrt(one.shape[1])
             for h, middle, half in zip(steps, mean, bar, strict=True):
