@@ -68,7 +68,8 @@ class BentPotential(Widget):
         title, caption: text around the figure.
 
     All are traits, but for `potential`, a property that sets the heights and names
-    them. Heights and temperature act on the density and the particles as they are.
+    them. Heights and temperature act on the density and the particles as they are;
+    particles in another number are drawn anew from the density.
 
     Raises:
         ValueError: an argument is out of range.

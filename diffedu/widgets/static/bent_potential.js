@@ -22,6 +22,7 @@ import {
   bump,
   grid_kl,
   mass_right,
+  place,
   reflect,
 } from "./fokker_planck.js";
 import { Widget } from "./widget.js";
@@ -113,8 +114,9 @@ class BentPotential extends Widget {
     const { heights, theta, start, t, dt, n } = this.now;
     const shape = [...heights, theta].join(" ");
     if (this.law?.shape !== shape) this.bend(shape);
-    const origin = [start, n, this.model.get("seed")].join(" ");
+    const origin = [start, this.model.get("seed")].join(" ");
     if (this.run?.origin !== origin || t < this.run.t - 1e-9) this.restart(origin);
+    if (this.run.x.length !== n) this.drawParticles();
     while (this.run.t < t - 1e-9) {
       const left = t - this.run.t;
       this.advanceRun(left < dt - 1e-9 ? left : dt); // rounding makes no other step
@@ -160,6 +162,13 @@ class BentPotential extends Widget {
       history: [],
     };
     this.record(false);
+  }
+
+  /** Another number of particles: drawn from the density as it is. */
+  drawParticles() {
+    const { run, now } = this;
+    run.x = place(run.p, GRID, run.generator.uniform(now.n));
+    run.pile = run.generator.uniform(now.n);
   }
 
   /** One step of density and particles. */
@@ -303,7 +312,7 @@ class BentPotential extends Widget {
       max: 2000,
       step: 100,
       text: String,
-      oninput: (n_particles) => assign(this.model, { n_particles, t: 0 }),
+      oninput: this.set("n_particles"),
     });
     this.numbers = readout(NUMBERS);
     this.figure.side.append(
@@ -362,10 +371,10 @@ class BentPotential extends Widget {
     });
     panel.axes();
     panel.heading(`θ = ${theta.toFixed(2)}, Δt = ${format(dt, 2)}`, "right");
-    this.handles.forEach(({ place }, k) => {
+    this.handles.forEach((disc, k) => {
       const at = `x = ${KNOTS[k].toFixed(1)}`.replace("-", "−");
       const height = heights[k].toFixed(2).replace("-", "−");
-      place(
+      disc.place(
         [KNOTS[k], heights[k]],
         colours.components[4],
         `Potential at ${at} is ${height}; arrow keys bend it`,

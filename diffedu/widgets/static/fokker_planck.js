@@ -299,6 +299,22 @@ export function reflect(x, low, high) {
   });
 }
 
+/** The points below which the shares u of the density lie: draws from it, for uniform u. */
+export function place(p, grid, u) {
+  const below = new Float64Array(p.length + 1);
+  p.forEach((value, i) => (below[i + 1] = below[i] + value * grid.spacing));
+  return u.map((share) => {
+    let [i, end] = [0, p.length - 1]; // the first cell with enough below its upper end
+    while (i < end) {
+      const middle = Math.floor((i + end) / 2);
+      if (below[middle + 1] < share) i = middle + 1;
+      else end = middle;
+    }
+    const part = (share - below[i]) / (below[i + 1] - below[i]);
+    return grid.low + (i + Math.min(1, part)) * grid.spacing;
+  });
+}
+
 /** The share of the density right of x, with the cell that holds x counted in part. */
 export function mass_right(p, grid, x) {
   let sum = 0;
