@@ -300,7 +300,8 @@ def test_draws_from_the_density(javascript):
     x, right = javascript(
         RUN
         + """const x = fokker_planck.place(p, grid, floats(u));
-        return [list(x), list(x.map((at) => fokker_planck.mass_right(p, grid, at)))];""",
+        const right = x.map((at) => fokker_planck.mass_right(p, grid, at));
+        return [list(x), list(right)];""",
         heights=HEIGHTS["wells"].tolist(),
         theta=0.5,
         start=0.0,
@@ -468,8 +469,8 @@ def test_every_control_changes_the_numbers(open_widget):
         [
             ("temperature θ", 0.7),
             ("time step Δt", 0.9),
-            ("start x₀", 0.8),
             ("particles", 0.9),
+            ("start x₀", 0.8),
         ],
         [("potential", "tilted"), ("potential", "quadratic")],
     )
