@@ -117,7 +117,7 @@ class PathRefinement(Widget):
         for level, colour in ((self.level + 1, FINE), (self.level, COARSE)):
             _polygon(picture, w[:: 2 ** (FINEST - level)], colour)
         steps = 2**self.level
-        picture.heading(f"{steps} steps and {2 * steps}", left=False)
+        picture.heading(f"steps: {steps} and {2 * steps}", left=False)
         return picture
 
     def _picture_of_solutions(self, x: Tensor, runs: list[list[Tensor]]) -> Chart:
@@ -282,8 +282,8 @@ def _curve(picture: Chart, values: Tensor, colour: str, **style: float) -> None:
 
 def _polygon(picture: Chart, values: Tensor, colour: str) -> None:
     """The same and, where there is room, dots."""
-    _curve(picture, values, colour, width=1.5)
     level = round(math.log2(len(values) - 1))
+    _curve(picture, values, colour, width=1.5 if level <= DOTTED else 0.8)
     if level <= DOTTED:
         times = torch.linspace(0.0, 1.0, len(values), dtype=values.dtype)
         picture.points(torch.stack([times, values], -1), colour, 3.4 - 0.35 * level)

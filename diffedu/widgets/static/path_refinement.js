@@ -199,12 +199,16 @@ class PathRefinement extends Widget {
         playing: false,
       });
     this.play = button("Play", () => this.togglePlay(), { class: "diffedu-play" });
-    const buttons = element(
+    const refining = element(
       "div",
-      { class: "diffedu-player", role: "group", "aria-label": "Path" },
+      { class: "diffedu-player", role: "group", "aria-label": "Steps" },
       this.play,
       button("Coarsen", () => to(this.now.level - 1)),
       button("Refine", () => to(this.now.level + 1)),
+    );
+    const starting = element(
+      "div",
+      { class: "diffedu-player", role: "group", "aria-label": "Path" },
       button("New path", () =>
         assign(this.model, { seed: (this.now.seed + 1) % 2 ** 32 }),
       ),
@@ -248,17 +252,10 @@ class PathRefinement extends Widget {
       label: "Milstein's scheme too",
       onchange: this.set("milstein"),
     });
+    const column = (...nodes) => element("div", { class: "diffedu-column" }, ...nodes);
     this.figure.side.append(
-      element("div", { class: "diffedu-column" }, buttons, this.level.node),
-      element(
-        "div",
-        { class: "diffedu-column" },
-        this.process.node,
-        this.nu.node,
-        this.mu.node,
-      ),
-      element("div", { class: "diffedu-column" }, this.paths.node),
-      element("div", { class: "diffedu-column" }, this.milstein.node),
+      column(refining, this.level.node, starting, this.paths.node),
+      column(this.process.node, this.nu.node, this.mu.node, this.milstein.node),
     );
     const key = legend([
       ["is-dot", "#d55e00", "Euler–Maruyama, step h"],
@@ -323,12 +320,13 @@ class PathRefinement extends Widget {
   }
 
   /** Values at the times of a level: a line and, where there is room, its dots. */
-  polygon(chart, values, colour, { width = 1.5, alpha = 1 } = {}) {
+  polygon(chart, values, colour) {
     const n = values.length - 1;
+    const level = Math.log2(n);
     const points = Array.from(values, (value, i) => [i / n, value]);
-    chart.line(points, colour, { width, alpha });
-    const radius = Math.max(0, 3.4 - 0.35 * Math.log2(n));
-    if (Math.log2(n) <= DOTTED) chart.points(points.flat(), colour, { radius, alpha });
+    chart.line(points, colour, { width: level <= DOTTED ? 1.5 : 0.8 });
+    const radius = 3.4 - 0.35 * level;
+    if (level <= DOTTED) chart.points(points.flat(), colour, { radius, alpha: 1 });
   }
 
   drawPath(colours, share) {
@@ -348,7 +346,7 @@ class PathRefinement extends Widget {
       this.polygon(chart, coarse, colours.components[COARSE]);
     });
     chart.axes();
-    chart.heading(`${2 ** level} steps and ${2 ** (level + 1)}`, "right");
+    chart.heading(`steps: ${2 ** level} and ${2 ** (level + 1)}`, "right");
     chart.describe(
       `Brownian path known at ${2 ** level} steps, and at ${2 ** (level + 1)}.`,
     );
@@ -419,7 +417,7 @@ class PathRefinement extends Widget {
     const order = estimateText(errors.euler_maruyama.order(FITTED, FINEST));
     chart.heading(`order ${order}`, "right", colours.ink);
     if (milstein && !sde.multiplicative)
-      chart.note("g does not depend on x: Milstein is Euler–Maruyama", "bottom");
+      chart.note("g′ = 0: Milstein’s step is Euler–Maruyama’s", "bottom");
     chart.describe(
       `Strong error against step, log–log, over ${errors.euler_maruyama.count} paths: ` +
         `${format(main[level].value, 2)} at ${stepText(level)}, ` +
