@@ -48,6 +48,8 @@ TINY = np.finfo(float).tiny
 
 ROUNDING = 1e-12  # relative: below it a number is an artefact of float64
 
+MOST_STEPS = 1000  # that one step is divided into before it is refused
+
 
 _NOT_AN_SDE = "sde must be an SDE, whose diffusion depends on t alone, got {}"
 
@@ -484,7 +486,8 @@ def solve_fokker_planck(
 
     Raises:
         ValueError: an argument is out of range; p_0 is negative or has another mass;
-            drift or diffusion is not finite, or g gᵀ singular; mass gathers at a wall.
+            drift or diffusion is not finite, or g gᵀ singular; mass gathers at a wall;
+            a step would have to be divided into more than 1000.
 
     Source: Chang and Cooper 1970; Crank and Nicolson 1947; Strang 1968.
     """
@@ -518,16 +521,26 @@ def _advance(
         return _stepper(rates(t), math.prod(grid.shape), tau)
 
     def advance(p: ndarray, t: float, s: float) -> ndarray:
-        middle = 0.5 * (t + s)
-        # the steps of a uniform grid of times differ by rounding alone
-        tau = float(f"{abs(s - t):.12e}")
-        p_s = stepper(start if sde.autonomous else middle, tau)(p)
-        lowest = p_s.min()
-        if lowest >= 0:
-            return p_s
-        if lowest > -TINY:  # so small a number has lost its digits
-            return np.maximum(p_s, 0)
-        return advance(advance(p, t, middle), middle, s)
+        now, ends = t, [s]
+        for _ in range(MOST_STEPS):
+            end = ends[-1]
+            middle = 0.5 * (now + end)
+            # the steps of a uniform grid of times differ by rounding alone
+            tau = float(f"{abs(end - now):.12e}")
+            p_end = stepper(start if sde.autonomous else middle, tau)(p)
+            lowest = p_end.min()
+            if lowest <= -TINY:
+                ends.append(middle)
+                continue
+            # so small a negative number has lost its digits
+            p = p_end if lowest >= 0 else np.maximum(p_end, 0)
+            now = ends.pop()
+            if not ends:
+                return p
+        raise ValueError(
+            f"times are too far apart: from {t:g} to {s:g} the density would stay "
+            f"positive only in more than {MOST_STEPS} steps"
+        )
 
     return advance
 
