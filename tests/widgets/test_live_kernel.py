@@ -20,12 +20,19 @@ from playwright.sync_api import TimeoutError
 from tests.conftest import ROOT
 from tests.widgets.helpers import FRAMES, PAINTED
 
-CELLS = [
-    "from diffedu.widgets import DissolvingMixture\nw = DissolvingMixture()\nw",
-    "w.t = 1.5",
-    "from diffedu.mixture import ring\nw.mixture = ring(5)",
-    "print(f't is now {w.t:.2f}, {w.mixture.n_components} components')",
-]
+NOTEBOOKS = {
+    "mixture": [
+        "from diffedu.widgets import DissolvingMixture\nw = DissolvingMixture()\nw",
+        "w.t = 1.5",
+        "from diffedu.mixture import ring\nw.mixture = ring(5)",
+        "print(f't is now {w.t:.2f}, {w.mixture.n_components} components')",
+    ],
+    "path": [
+        "from diffedu.widgets import PathRefinement\nw = PathRefinement(paths=50)\nw",
+        "w.level = 6",
+        "print(f'level is now {w.level}')",
+    ],
+}
 
 
 @dataclass
@@ -38,20 +45,16 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory) -> Iterator[Lab]:
-    """JupyterLab on this machine, with its own settings and one notebook."""
+    """JupyterLab on this machine, with its own settings and the notebooks."""
     home = tmp_path_factory.mktemp("jupyter")
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(source) for source in CELLS],
-        metadata={
-            "kernelspec": {
-                "name": "python3",
-                "display_name": "Python 3",
-                "language": "python",
-            }
-        },
-    )
     (home / "files").mkdir()
-    nbformat.write(notebook, home / "files" / "live.ipynb")
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    for name, sources in NOTEBOOKS.items():
+        notebook = nbformat.v4.new_notebook(
+            cells=[nbformat.v4.new_code_cell(source) for source in sources],
+            metadata={"kernelspec": kernel},
+        )
+        nbformat.write(notebook, home / "files" / f"{name}.ipynb")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -134,11 +137,29 @@ def run_cell(page, number: int) -> None:
     page.wait_for_function(PROMPT, arg=[number, r"\[\d+\]"], timeout=60_000)
 
 
-def test_python_drives_the_widget_and_hears_it(visit, lab):
-    url = f"{lab.address}/doc/tree/live.ipynb?token={lab.token}"
-    page = visit(url, width=1100, height=1400).page
-    page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
-    page.wait_for_selector('[data-status="idle"]', state="attached", timeout=60_000)
+@pytest.fixture
+def open_notebook(visit, lab):
+    """open_notebook(name) -> its page, with an idle kernel."""
+
+    def open_it(name: str):
+        url = f"{lab.address}/doc/tree/{name}.ipynb?token={lab.token}"
+        page = visit(url, width=1100, height=1400).page
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
+        page.wait_for_selector('[data-status="idle"]', state="attached", timeout=60_000)
+        return page
+
+    return open_it
+
+
+def printed(page, number: int) -> str:
+    """What a cell printed."""
+    output = page.locator(".jp-CodeCell").nth(number).locator(".jp-OutputArea-output")
+    output.wait_for(timeout=10_000)
+    return output.text_content()
+
+
+def test_python_drives_the_widget_and_hears_it(open_notebook):
+    page = open_notebook("mixture")
     run_cell(page, 0)
     figure = page.locator("figure.diffedu-widget")
     figure.wait_for(timeout=30_000)
@@ -169,6 +190,22 @@ def test_python_drives_the_widget_and_hears_it(visit, lab):
     )
     page.wait_for_timeout(500)
     run_cell(page, 3)
-    output = page.locator(".jp-CodeCell").nth(3).locator(".jp-OutputArea-output")
-    output.wait_for(timeout=10_000)
-    assert re.search(r"t is now 0\.75, 5 components", output.text_content())
+    assert re.search(r"t is now 0\.75, 5 components", printed(page, 3))
+
+
+def test_python_refines_the_path_and_hears_the_reader_refine_it(open_notebook):
+    page = open_notebook("path")
+    run_cell(page, 0)
+    figure = page.locator('figure[data-widget="path_refinement"]')
+    figure.wait_for(timeout=30_000)
+    page.wait_for_selector(
+        'figure[data-widget="path_refinement"][data-state="live"]', timeout=10_000
+    )
+    assert figure.locator("canvas").count() == 3
+    run_cell(page, 1)
+    page.wait_for_selector('figure input[aria-valuetext="1/64"]', timeout=10_000)
+    figure.get_by_role("button", name="Refine", exact=True).click()
+    page.wait_for_selector('figure input[aria-valuetext="1/128"]', timeout=10_000)
+    page.wait_for_timeout(500)
+    run_cell(page, 2)
+    assert "level is now 7" in printed(page, 2)
