@@ -46,7 +46,7 @@ const NAMES = [
 ];
 
 const NUMBERS = [
-  ["kl", "KL(pₜ ‖ Gibbs), nats", "of the densities on the cells"],
+  ["kl", "KL(pₜ ‖ Gibbs)", "in nats, of the densities on the cells"],
   ["rate", "rate of its decay", "−d log KL / dt, from the currents between cells"],
   ["gap", "in the end 2λ₁", "λ₁: the slowest rate of decay, computed from U and θ"],
   ["right", "pₜ right of 0", "the mass of the density there"],

@@ -743,6 +743,7 @@ export class Figure {
     this.advance = advance;
     this.playing = false;
     this.visible = false;
+    this.resized = false;
     this.requested = 0;
     this.last = 0;
     this.stage = element("div", { class: "diffedu-stage" });
@@ -768,7 +769,10 @@ export class Figure {
 
   _watch() {
     const again = () => this.invalidate();
-    const resized = new ResizeObserver(again);
+    const resized = new ResizeObserver(() => {
+      this.resized = true;
+      this.invalidate();
+    });
     resized.observe(this.node);
     const seen = new IntersectionObserver((entries) => {
       this.visible = entries.at(-1).isIntersecting;
@@ -792,15 +796,16 @@ export class Figure {
     };
   }
 
-  /** Asks for one frame; the first is drawn wherever the figure is, for print. */
+  /** Asks for one frame; the first, and one at a new size, wherever the figure is. */
   invalidate() {
-    const wanted = this.visible || this.node.dataset.state !== "live";
-    if (wanted && !this.requested)
+    const fits = this.node.dataset.state === "live" && !this.resized;
+    if ((this.visible || !fits) && !this.requested)
       this.requested = requestAnimationFrame((now) => this._frame(now));
   }
 
   _frame(now) {
     this.requested = 0;
+    this.resized = false;
     const seconds = this.last ? Math.min(0.1, (now - this.last) / 1000) : 0;
     this.last = this.playing ? now : 0;
     try {
