@@ -271,7 +271,7 @@ def _noise_covariance(sde: SDE, dim: int, t: float) -> ndarray:
     if sde.diffusion is None:
         raise ValueError("sde must have a diffusion: an ODE only moves a density")
     g = sde.diffusion(torch.tensor(t, dtype=torch.float64))
-    g = np.asarray(torch.as_tensor(g).detach().cpu(), dtype=float)
+    g = torch.as_tensor(g, dtype=torch.float64).detach().cpu().numpy()
     if g.shape not in ((), (dim, dim)):
         raise ValueError(
             f"diffusion must be a number or a ({dim}, {dim}) matrix, got {g.shape}"

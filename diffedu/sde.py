@@ -130,7 +130,7 @@ def reverse(sde: SDE, score: Field, eta: float = 1.0) -> SDE:
 
     if eta == 0:
         return SDE(drift, None, sde.domain)
-    return SDE(drift, lambda t: eta * torch.as_tensor(diffusion(t)), sde.domain)
+    return SDE(drift, lambda t: eta * diffusion(t), sde.domain)
 
 
 def langevin(score: Callable[[Tensor], Tensor]) -> SDE:
@@ -144,7 +144,7 @@ def langevin(score: Callable[[Tensor], Tensor]) -> SDE:
 
 def _coefficient(g: Tensor | float, x: Tensor) -> Tensor:
     """The diffusion coefficient in the dtype and on the device of x."""
-    return torch.as_tensor(g).to(dtype=x.dtype, device=x.device)
+    return torch.as_tensor(g, dtype=x.dtype, device=x.device)
 
 
 def _times(g: Tensor, v: Tensor) -> Tensor:
