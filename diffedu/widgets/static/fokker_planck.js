@@ -210,8 +210,9 @@ export class JumpProcess {
 
   /**
    * p after the time τ, by Crank–Nicolson. A step that would make the density negative
-   * somewhere is taken as two halves, and so on, as in Python: steps shorter than
-   * 2 / fastest never do.
+   * somewhere is taken as two halves, and so on, as in Python. Steps shorter than
+   * 2 / fastest never do, so that halving ends; where Python refuses to take more than
+   * a thousand, the page goes on.
    */
   advance(p, tau) {
     if (!this.steppers.has(tau)) this.steppers.set(tau, this.backward_euler(0.5 * tau));
