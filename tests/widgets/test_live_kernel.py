@@ -32,6 +32,11 @@ NOTEBOOKS = {
         "w.level = 6",
         "print(f'level is now {w.level}')",
     ],
+    "potential": [
+        "from diffedu.widgets import BentPotential\nw = BentPotential()\nw",
+        "w.t = 1.0\nw.potential = 'tilted'",
+        "print(f'{w.potential} at {w.t:.2f}, {len(w.heights)} heights')",
+    ],
 }
 
 
@@ -209,3 +214,29 @@ def test_python_refines_the_path_and_hears_the_reader_refine_it(open_notebook):
     page.wait_for_timeout(500)
     run_cell(page, 2)
     assert "level is now 7" in printed(page, 2)
+
+
+def test_python_bends_the_potential_and_hears_the_reader_bend_it(open_notebook):
+    page = open_notebook("potential")
+    run_cell(page, 0)
+    figure = page.locator('figure[data-widget="bent_potential"]')
+    figure.wait_for(timeout=30_000)
+    page.wait_for_selector(
+        'figure[data-widget="bent_potential"][data-state="live"]', timeout=10_000
+    )
+    run_cell(page, 1)
+    page.wait_for_function(
+        "document.querySelector('figure select').value === 'tilted'", timeout=10_000
+    )
+    right = figure.locator('[data-number="right"]')
+    page.wait_for_timeout(500)
+    assert 0 < float(right.text_content()) < 0.5
+    figure.locator(".diffedu-handle").first.focus()
+    page.keyboard.press("ArrowUp")
+    figure.get_by_role("button", name="Play", exact=True).click()
+    page.wait_for_timeout(1500)
+    figure.get_by_role("button", name="Pause", exact=True).click()
+    page.wait_for_timeout(500)
+    run_cell(page, 2)
+    shown = re.search(r"bent at (\d+\.\d\d), 7 heights", printed(page, 2))
+    assert float(shown[1]) > 1.2
