@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+import scipy.linalg
 import torch
 from numpy.polynomial.hermite_e import hermegauss
 from torch import Tensor
@@ -71,6 +72,37 @@ def derivative(function: Callable[[Tensor], Tensor], t: float, h: float) -> Tens
         w * (function(at[4 + k]) - function(at[4 - k]))
         for k, w in enumerate(weights, start=1)
     ) / (h * 1.0)
+
+
+def linear_transition(
+    A: Tensor, g: Tensor, t: float, b: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """dx = (A x + b) dt + g dw: x_t given x_0 is N(F x_0 + s, C); F, s, C.
+
+    By exponentials of block matrices (Van Loan 1978).
+    """
+    d = len(A)
+    b = torch.zeros(d, dtype=torch.float64) if b is None else b
+    noise = np.block(
+        [[-A.numpy(), (g @ g.mT).numpy()], [np.zeros((d, d)), A.numpy().T]]
+    )
+    blocks = scipy.linalg.expm(noise * t)
+    flow = blocks[d:, d:].T
+    affine = np.zeros((d + 1, d + 1))
+    affine[:d, :d], affine[:d, d] = A.numpy(), b.numpy()
+    shift = scipy.linalg.expm(affine * t)[:d, d]
+    return tuple(map(torch.from_numpy, (flow, shift, flow @ blocks[:d, d:])))
+
+
+def transported(
+    mixture: GaussianMixture, A: Tensor, g: Tensor, t: float, b: Tensor | None = None
+) -> MixtureSameFamily:
+    """The law at t of dx = (A x + b) dt + g dw from the mixture."""
+    flow, shift, spread = linear_transition(A, g, t, b)
+    components = MultivariateNormal(
+        mixture.means @ flow.mT + shift, flow @ mixture.covariances @ flow.mT + spread
+    )
+    return MixtureSameFamily(Categorical(mixture.weights), components)
 
 
 def lattice(mixture: GaussianMixture, points: int, reach: float = 9.0) -> Tensor:
