@@ -113,8 +113,9 @@ class Picture:
         )
         self.figure.patch.set_alpha(0)
         self.axes = self.figure.add_axes(box, facecolor="none")
-        label = {"labelsize": 11 * PIXELS_PER_POINT, "length": 4 * PIXELS_PER_POINT}
-        self.axes.tick_params(colors=FAINT, **label)
+        self.axes.tick_params(
+            colors=FAINT, labelsize=11 * PIXELS_PER_POINT, length=4 * PIXELS_PER_POINT
+        )
         self.axes.tick_params(which="minor", colors=FAINT, length=2 * PIXELS_PER_POINT)
         for spine in self.axes.spines.values():
             spine.set_color(FAINT)
@@ -332,10 +333,6 @@ class Chart(Picture):
             color=colour,
             fontsize=11 * PIXELS_PER_POINT,
         )
-
-    def marker(self, x: float, colour: str, **style: Any) -> None:
-        """A vertical line through the whole height."""
-        self.line(np.array([(x, y) for y in self.axes.get_ylim()]), colour, **style)
 
 
 def _nice_step(length: float, count: float = 5.0) -> float:

@@ -248,7 +248,8 @@ def _preset(name: str) -> ndarray:
 
 def _potential(heights: ndarray) -> Callable[..., ndarray]:
     """U(x), and U(x, 1) for U′: a cubic spline, continued by parabolas."""
-    spline = CubicSpline(KNOTS, heights, bc_type=((2, CURVATURE), (2, CURVATURE)))
+    ends: Any = ((2, CURVATURE), (2, CURVATURE))  # U″ there
+    spline = CubicSpline(KNOTS, heights, bc_type=ends)
 
     def U(x: ndarray, order: int = 0) -> ndarray:
         inside = np.clip(x, KNOTS[0], KNOTS[-1])
@@ -263,7 +264,7 @@ def _potential(heights: ndarray) -> Callable[..., ndarray]:
 
 def _round_range(values: ndarray) -> tuple[float, float]:
     """1, 2 or 5 times a power of ten around the values, a power apart at least."""
-    least, most = float(values.min()), float(values.max())
+    least, most = 0.7 * float(values.min()), 1.2 * float(values.max())
     power = 10.0 ** math.floor(math.log10(most))
     high = next(m * power for m in (1, 2, 5, 10) if m * power >= most)
     below = 10.0 ** math.floor(math.log10(least))

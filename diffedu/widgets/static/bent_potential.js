@@ -193,7 +193,7 @@ class BentPotential extends Widget {
     history.push({ t: run.t, kl: run.kl, bent });
     if (history.length > HISTORY)
       run.history = history.filter(
-        (point, i) => i % 2 === 1 || point.bent || history[i + 1]?.bent,
+        (point, i) => i % 2 === 0 || point.bent || history[i + 1]?.bent,
       );
   }
 
@@ -495,7 +495,7 @@ class BentPotential extends Widget {
 
 /** 1, 2 or 5 times a power of ten below and above the values, a power apart at least. */
 function roundRange(values) {
-  const [least, most] = [Math.min(...values), Math.max(...values)];
+  const [least, most] = [0.7 * Math.min(...values), 1.2 * Math.max(...values)];
   const power = 10 ** Math.floor(Math.log10(most));
   const high = [1, 2, 5, 10].map((m) => m * power).find((edge) => edge >= most);
   const below = 10 ** Math.floor(Math.log10(least));
