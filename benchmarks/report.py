@@ -50,8 +50,8 @@ def page(parts: Iterable[str]) -> str:
         "# Benchmarks",
         f"Written by `{COMMAND}`, which runs everything below in one process with the "
         "repetitions interleaved: each round times every contender once. Times are "
-        "medians over the rounds, and a ratio is the median of the ratios within a "
-        "round. Do not edit by hand.",
+        "processor time on one thread, medians over the rounds; a ratio is the median "
+        "of the ratios within a round. Do not edit by hand.",
         f"- Machine: {machine()}\n- Versions: {versions}",
     ]
     return "\n\n".join([*head, *parts]) + "\n"

@@ -1,7 +1,8 @@
 """Fair timings on a machine that has other things to do: interleaved repetitions.
 
 Every round runs every contender once, so a slow minute of the machine slows them all,
-and ratios are taken within a round.
+and ratios are taken within a round. The clock is the processor time of the process: as
+everything runs on one thread, that is what a quiet machine's wall clock would show.
 """
 
 import gc
@@ -14,7 +15,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds of one call in every round that it took part in, and what it returned."""
+    """Processor seconds of a call, round by round, and what it returned."""
 
     seconds: tuple[float, ...]
     result: Any
@@ -43,7 +44,7 @@ def interleave(
         contenders: what to call, by name. One call of each, not counted, comes first.
         rounds: how many rounds there are.
         least: a contender's turn repeats a quick call for so many seconds and counts
-            the median of the calls.
+            the shortest, which other work on the machine has lengthened least.
         slow: a contender that needs more seconds than this for one call takes part in
             the first `slow_rounds` rounds only.
     """
@@ -65,10 +66,10 @@ def _turn(call: Callable[[], Any], least: float) -> float:
             calls.append(_once(call)[0])
     finally:
         gc.enable()
-    return statistics.median(calls)
+    return min(calls)
 
 
 def _once(call: Callable[[], Any]) -> tuple[float, Any]:
-    started = time.perf_counter()
+    started = time.process_time()
     result = call()
-    return time.perf_counter() - started, result
+    return time.process_time() - started, result
