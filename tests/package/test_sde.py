@@ -15,6 +15,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from diffedu.metrics import Estimate, convergence_order
 from diffedu.mixture import GaussianMixture, three_gaussians, three_gaussians_1d
 from diffedu.path import (
     GaussianPath,
@@ -26,12 +27,15 @@ from diffedu.path import (
 )
 from diffedu.sde import (
     SDE,
+    MultiplicativeSDE,
+    brownian_path,
     divergence,
     euler_maruyama,
     forward,
     heun,
     langevin,
     log_likelihood,
+    milstein,
     reverse,
 )
 from tests.package.oracles import (
@@ -40,6 +44,7 @@ from tests.package.oracles import (
     gradient,
     hessian,
     jacobian,
+    linear_transition,
     noised,
     order,
     products,
@@ -247,6 +252,311 @@ def test_a_diffusion_given_as_a_plain_number_follows_the_points(solver) -> None:
     sde = SDE(lambda x, t: -x, lambda t: 0.5)
     x = end(solver(sde, torch.ones(3, 2), [0.0, 0.1], seeded()))
     assert x.dtype == torch.float32
+
+
+def test_a_plain_number_keeps_the_digits_of_the_points() -> None:
+    sde = SDE(lambda x, t: 0 * x, lambda t: 0.1)
+    for eta in (None, 1.0):
+        used = sde if eta is None else reverse(sde, lambda x, t: 0 * x, eta)
+        noise = used.noise(column(0.0), torch.tensor(0.0), column(3.0))
+        assert float(noise) == pytest.approx(0.3, rel=1e-15)
+
+
+def test_the_noise_of_an_sde_is_g_times_the_increment() -> None:
+    x, dw = torch.zeros(5, 2).double(), torch.randn(5, 2, generator=seeded()).double()
+    t = torch.tensor(0.5).double()
+    assert torch.equal(SDE(lambda x, t: x).noise(x, t, dw), torch.zeros_like(x))
+    number = SDE(lambda x, t: x, lambda t: 3 * t).noise(x, t, dw)
+    torch.testing.assert_close(number, 1.5 * dw)
+    matrix = SDE(lambda x, t: x, lambda t: 2 * t * G).noise(x, t, dw)
+    rows = [[sum(G[i, j] * w[j] for j in range(2)) for i in range(2)] for w in dw]
+    torch.testing.assert_close(matrix, torch.tensor(rows, dtype=torch.float64))
+
+
+def test_which_sdes_do_not_depend_on_time() -> None:
+    assert forward(OrnsteinUhlenbeck()).autonomous
+    assert not forward(VariancePreserving()).autonomous
+    assert langevin(lambda x: -x).autonomous
+    assert not SDE(lambda x, t: -x).autonomous
+    for eta in (0.0, 1.0):
+        sde = reverse(forward(OrnsteinUhlenbeck()), lambda x, t: -x, eta)
+        assert not sde.autonomous
+
+
+@pytest.mark.parametrize(("solver", "expected"), [(euler_maruyama, 1), (heun, 2)])
+def test_weak_order_with_a_matrix(solver, expected: int) -> None:
+    """Mean and covariance of the discrete chain against those by exponentials."""
+    b = torch.tensor([0.5, -1.0]).double()
+    sde = SDE(lambda x, t: x @ A.mT + b, lambda t: G)
+    start, unit = torch.tensor([[1.0, -2.0]]).double(), torch.eye(2).double()
+    flow, shift, spread = linear_transition(A, G, 1.0, b)
+    mean = start @ flow.mT + shift
+    covariance = flow @ P_0 @ flow.mT + spread
+    counts, errors = [8, 16, 32, 64], []
+    for n in counts:
+        h = 1 / n
+
+        def step(x: Tensor, dw: Tensor, h: float = h) -> Tensor:
+            return end(solver(sde, x, [0.0, h], increment=lambda t, s: dw))
+
+        zero = torch.zeros(2, 2).double()
+        at_zero = step(zero, zero)
+        M = (step(unit, zero) - at_zero).mT
+        B = (step(zero, h**0.5 * unit) - at_zero).mT
+        m, C = start, P_0
+        for _ in range(n):
+            m, C = m @ M.mT + at_zero[:1], M @ C @ M.mT + B @ B.mT
+        gaps = [(m - mean).abs().max(), (C - covariance).abs().max()]
+        errors.append(float(max(gaps)))
+    assert order(counts, errors) == pytest.approx(expected, abs=0.15)
+
+
+# Noise that depends on the state
+
+
+def rates(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def geometric(mu: float, *volatility: float) -> MultiplicativeSDE:
+    """dx_i = μ x_i dt + σ_i x_i dw_i."""
+    sigma = rates(*volatility)
+    return MultiplicativeSDE(lambda x, t: mu * x, lambda x, t: sigma * x)
+
+
+def test_a_step_with_a_diagonal_and_with_a_matrix_per_point() -> None:
+    x = torch.randn(5, 2, generator=seeded(), dtype=torch.float64)
+    dw = torch.randn(5, 2, generator=seeded(1), dtype=torch.float64)
+    t, s = 0.3, 0.8
+
+    def drift(x: Tensor, t: Tensor) -> Tensor:
+        return torch.cos(x) * (1 + t)
+
+    def matrix(x: Tensor, t: Tensor) -> Tensor:
+        u, v = x.unbind(1)
+        return torch.stack([u * v, 0 * u + t, u.sin(), v**2], 1).reshape(-1, 2, 2)
+
+    def diagonal(x: Tensor, t: Tensor) -> Tensor:
+        return torch.sin(x) + t
+
+    for diffusion in (matrix, diagonal):
+        sde = MultiplicativeSDE(drift, diffusion)
+        got = end(euler_maruyama(sde, x, [t, s], increment=lambda t, s: dw))
+        for k, ((u, v), (a, b)) in enumerate(zip(x.tolist(), dw.tolist(), strict=True)):
+            if diffusion is matrix:
+                noise = [u * v * a + t * b, math.sin(u) * a + v**2 * b]
+            else:
+                noise = [(math.sin(u) + t) * a, (math.sin(v) + t) * b]
+            truth = [
+                y + math.cos(y) * (1 + t) * (s - t) + g
+                for y, g in zip((u, v), noise, strict=True)
+            ]
+            assert got[k].tolist() == pytest.approx(truth, rel=1e-12)
+
+
+def test_drawn_noise_gives_geometric_brownian_motion_its_moments() -> None:
+    """E x = (1 + μh)ⁿ x_0 and E x_i x_j = ((1 + μh)² + h g_i·g_j)ⁿ of the chain."""
+    mu, n, h = 0.3, 10, 0.1
+    g = torch.tensor([[0.4, 0.0], [0.2, 0.3]]).double()
+    start = torch.ones(80_000, 2).double()
+    both = MultiplicativeSDE(lambda x, t: mu * x, lambda x, t: x[:, :, None] * g)
+    alone = geometric(mu, 0.4, 0.3)
+    for sde, squares in ((both, g @ g.mT), (alone, torch.diag(rates(0.16, 0.09)))):
+        x = end(euler_maruyama(sde, start, time_grid(0.0, n * h, n), seeded(3)))
+        assert_mean(x, (1 + mu * h) ** n)
+        second = ((1 + mu * h) ** 2 + h * squares) ** n
+        assert_mean(x[:, :, None] * x[:, None, :], second)
+
+
+def test_weak_order_of_euler_maruyama_with_multiplicative_noise() -> None:
+    """E x_1² = e^{2μ + σ²}; increments ±√h have the moments that a step of the chain
+    needs."""
+    mu, sigma = 0.5, 0.8
+    counts, errors = [8, 16, 32, 64], []
+    for n in counts:
+        dw = column(n**-0.5, -(n**-0.5))
+        one = torch.ones(2, 1).double()
+        x = end(
+            euler_maruyama(
+                geometric(mu, sigma),
+                one,
+                [0.0, 1 / n],
+                increment=lambda t, s, dw=dw: dw,
+            )
+        )
+        second = float(x.square().mean()) ** n
+        errors.append(abs(second - math.exp(2 * mu + sigma**2)))
+    assert order(counts, errors) == pytest.approx(1, abs=0.15)
+
+
+def strong_errors(solver, sde, exact, x_0: Tensor, levels: int, n: int = 4000):
+    """E|x̂_1 − x_1| on one set of Brownian paths, for 8, 16, … steps."""
+    path = brownian_path([0.0, 1.0], n, x_0.shape[1], seeded(4))
+    while len(path.times) < 8 * 2 ** (levels - 1) + 1:
+        path = path.refined(seeded(len(path.times)))
+    truth = exact(path.w[-1])
+    steps, errors = [], []
+    for k in range(levels):
+        m = 8 * 2**k
+        times = path.times[:: (len(path.times) - 1) // m]
+        got = end(solver(sde, x_0.expand(n, -1), times, increment=path))
+        error = (got - truth).abs().sum(1)
+        steps.append(1 / m)
+        mean, spread = float(error.mean()), float(error.std())
+        errors.append(Estimate(mean, spread / math.sqrt(n)))
+    return steps, errors
+
+
+START = rates(1.0, 0.5)[None]
+
+
+def sinh_and_geometric() -> tuple[MultiplicativeSDE, Callable[[Tensor], Tensor]]:
+    """dx = .4 x dt + .7 x dw beside dx = ½ x dt + √(1 + x²) dw, and their solutions.
+
+    x_1 = x_0 e^{.4 − .245 + .7w} and x_1 = sinh(arsinh x_0 + w).
+    """
+
+    def diffusion(x: Tensor, t: Tensor) -> Tensor:
+        return torch.stack([0.7 * x[:, 0], (1 + x[:, 1] ** 2).sqrt()], 1)
+
+    def exact(w: Tensor) -> Tensor:
+        first = START[0, 0] * torch.exp(0.4 - 0.5 * 0.49 + 0.7 * w[:, 0])
+        second = torch.sinh(torch.asinh(START[0, 1]) + w[:, 1])
+        return torch.stack([first, second], 1)
+
+    return MultiplicativeSDE(lambda x, t: rates(0.4, 0.5) * x, diffusion), exact
+
+
+@pytest.mark.parametrize(("solver", "expected"), [(euler_maruyama, 0.5), (milstein, 1)])
+def test_strong_order_with_multiplicative_noise(solver, expected: float) -> None:
+    sde, exact = sinh_and_geometric()
+    slope = convergence_order(*strong_errors(solver, sde, exact, START, 6))
+    assert slope.value == pytest.approx(expected, abs=0.15)
+    assert slope.standard_error < 0.03
+
+
+def test_strong_order_of_milstein_in_decreasing_times() -> None:
+    # with u = −t: dx = −μ x du + σ x dw
+    sde = geometric(0.4, 0.7)
+    counts, errors = [8, 16, 32, 64, 128], []
+    path = brownian_path(time_grid(0.0, 1.0, 128), 4000, 1, seeded(5))
+    exact = torch.exp(-0.4 - 0.5 * 0.49 + 0.7 * path.w[-1])
+    for n in counts:
+        times = 1 - path.times[:: 128 // n]
+        got = end(
+            milstein(
+                sde,
+                torch.ones(4000, 1).double(),
+                times,
+                increment=lambda t, s: path(1 - t, 1 - s),
+            )
+        )
+        errors.append(float((got - exact).abs().mean()))
+    assert order(counts, errors) == pytest.approx(1, abs=0.15)
+
+
+def test_a_step_of_milstein_by_hand() -> None:
+    """g = t sin x has g g′ = t² sin x cos x; the mean of the correction is 0."""
+    sde = MultiplicativeSDE(lambda x, t: t * x, lambda x, t: t * torch.sin(x))
+    x = torch.randn(4, 2, generator=seeded(), dtype=torch.float64)
+    dw = torch.randn(4, 2, generator=seeded(1), dtype=torch.float64)
+    for t, s in ((0.5, 0.8), (0.8, 0.5)):
+        with torch.no_grad():
+            got = end(milstein(sde, x, [t, s], increment=lambda t, s: dw))
+        g, gg = t * torch.sin(x), t**2 * torch.sin(x) * torch.cos(x)
+        correction = 0.5 * gg * (dw**2 - abs(s - t))
+        torch.testing.assert_close(got, x + t * x * (s - t) + g * dw + correction)
+        assert not got.requires_grad
+    drawn = end(milstein(sde, torch.ones(40_000, 1).double(), [0.8, 0.5], seeded(2)))
+    assert_mean(drawn, 1 - 0.8 * 0.3)
+
+
+def test_milstein_is_euler_maruyama_where_the_noise_has_no_state_in_it() -> None:
+    additive = MultiplicativeSDE(
+        lambda x, t: torch.sin(x), lambda x, t: (1 + t) * torch.ones_like(x)
+    )
+    x, times = torch.ones(50, 2).double(), [0.0, 0.3, 0.5]
+    a, b = (end(s(additive, x, times, seeded())) for s in (milstein, euler_maruyama))
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+def test_milstein_yields_the_start_and_every_state() -> None:
+    x = torch.ones(3, 2).double()
+    states = list(milstein(geometric(0.3, 0.4, 0.5), x, [0.0, 0.1, 0.3], seeded()))
+    again = list(milstein(geometric(0.3, 0.4, 0.5), x, [0.0, 0.1, 0.3], seeded()))
+    assert len(states) == 3
+    assert torch.equal(states[0], torch.ones(3, 2).double())
+    assert all(torch.equal(a, b) for a, b in zip(states, again, strict=True))
+
+
+# Brownian paths
+
+
+def test_brownian_paths_have_covariance_min_s_t() -> None:
+    times = rates(0.5, 0.7, 1.2, 2.5)
+    path = brownian_path(times, 40_000, 2, seeded(6))
+    assert torch.equal(path.w[0], torch.zeros(40_000, 2).double())
+    since = times - 0.5
+    truth = torch.minimum(since[:, None], since[None, :])
+    for i, j in ((1, 1), (1, 2), (2, 3), (3, 3)):
+        products = path.w[i][:, :, None] * path.w[j][:, None, :]
+        assert_mean(products, truth[i, j] * torch.eye(2).double())
+    assert_mean(path.w[3], 0.0)
+    with_few = brownian_path(times, 3, 2, seeded(), torch.float32)
+    assert with_few.w.dtype == torch.float32
+
+
+def test_increments_are_differences_of_values_and_add_up() -> None:
+    times = time_grid(0.0, 1.0, 7)
+    path = brownian_path(times, 5, 2, seeded())
+    a, b, c = times[1], times[3], times[6]
+    torch.testing.assert_close(path(a, b), path.w[3] - path.w[1])
+    torch.testing.assert_close(path(a, b) + path(b, c), path(a, c))
+    torch.testing.assert_close(path(b, a), -path(a, b))
+    assert torch.equal(path.at(c), path.w[6])
+    # the last digits of a time do not matter
+    assert torch.equal(path.at(torch.tensor(3 / 7).double() + 1e-12), path.w[3])
+
+
+def test_a_refined_path_keeps_its_values_and_bridges_between_them() -> None:
+    """Given both ends the midpoint is N(½(w_t + w_s), ¼(s − t)), independently."""
+    times = rates(0.0, 0.4, 2.0)
+    path = brownian_path(times, 40_000, 1, seeded(7))
+    fine = path.refined(seeded(8))
+    torch.testing.assert_close(fine.times, rates(0.0, 0.2, 0.4, 1.2, 2.0))
+    assert torch.equal(fine.w[::2], path.w)
+    for k, h in ((0, 0.4), (1, 1.6)):
+        middle = fine.w[2 * k + 1] - 0.5 * (path.w[k] + path.w[k + 1])
+        assert_mean(middle, 0.0)
+        assert_mean(middle**2, h / 4)
+        assert_mean(middle * path(times[k], times[k + 1]), 0.0)
+    # so that the increments of the refined path are those of Brownian motion
+    steps = fine.w.diff(dim=0)
+    assert_mean(steps[2] ** 2, 0.8)
+    assert_mean(steps[2] * steps[3], 0.0)
+    again = path.refined(seeded(8)).refined(seeded(9))
+    assert torch.equal(again.w[::4], path.w)
+    assert torch.equal(again.w[::2], fine.w)
+
+
+def test_quadratic_variation_of_a_refined_path_tends_to_time() -> None:
+    path = brownian_path([0.0, 2.0], 200, 1, seeded())
+    for _ in range(8):
+        path = path.refined(seeded(len(path.times)))
+    # Σ Δw² over 256 steps has mean 2 and variance 2·4/256
+    assert_mean(path.w.diff(dim=0).square().sum(0), 2.0)
+    spread = path.w.diff(dim=0).square().sum(0).var()
+    assert float(spread) == pytest.approx(2 * 4 / 256, rel=0.5)
+
+
+def test_a_path_drives_two_step_sizes_by_the_same_noise() -> None:
+    sde = SDE(lambda x, t: torch.zeros_like(x), lambda t: 2.0)
+    path = brownian_path(time_grid(0.0, 1.0, 8), 5, 1, seeded())
+    fine = path.refined(seeded(1))
+    x = torch.zeros(5, 1).double()
+    for used, times in ((path, path.times), (fine, fine.times), (fine, path.times)):
+        got = end(euler_maruyama(sde, x, times, increment=used))
+        torch.testing.assert_close(got, 2 * path.w[-1])
 
 
 # The forward process and its reversal
