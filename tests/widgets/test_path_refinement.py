@@ -104,18 +104,19 @@ def test_the_paths_are_brownian():
     assert abs(float(rest.var()) - 1) < STANDARD_ERRORS * math.sqrt(2 / 4000)
 
 
-def test_quadratic_variation(javascript):
-    """The page's sum is the package's; its mean is 1 and its variance 2h."""
+def test_variations(javascript):
+    """The page's sums are the package's; that of squares has mean 1, variance 2h."""
     path, _ = draw_paths(4, 1000)
     for level in (0, 3, 8, FINEST):
         variation = at_level(path, level).w.diff(dim=0).square().sum(0)[:, 0]
         found = javascript(
             """const paths = new brownian.Paths(4);
             return [0, 1].map((i) =>
-                brownian.quadratic_variation(paths.at(i).w, level));""",
+                [1, 2].map((p) => brownian.variation(paths.at(i).w, level, p)));""",
             level=level,
         )
-        assert_same(found, variation[:2])
+        length = at_level(path, level).w.diff(dim=0).abs().sum(0)[:, 0]
+        assert_same(found, torch.stack([length, variation], -1)[:2])
         z = (variation - 1) / math.sqrt(2 / 2**level)
         assert abs(float(z.mean())) < STANDARD_ERRORS / math.sqrt(1000)
         kurtosis = 3 + 12 / 2**level  # of a χ² with 2^level degrees of freedom
@@ -406,7 +407,7 @@ def test_the_numbers_are_those_of_the_package(open_widget, process):
     )
     coarse, fine = errors[4:6].mean(1).tolist()
     steps = 0.5 ** torch.arange(5, FINEST + 1, dtype=torch.float64)
-    variation = at_level(path, 4).w[:, 0].diff(dim=0).square().sum()
+    dw = at_level(path, 4).w[:, 0].diff(dim=0)
     expected = {
         "error_h": (coarse, 0.07),
         "error_half": (fine, 0.07),
@@ -414,7 +415,8 @@ def test_the_numbers_are_those_of_the_package(open_widget, process):
         "fitted": (convergence_order(steps, errors[5:].mean(1)).value, 0.06),
         "milstein": (convergence_order(steps, better[5:].mean(1)).value, 0.06),
         "own": (float(errors[4, 0]), 0.05),
-        "variation": (float(variation), 0.005),
+        "length": (float(dw.abs().sum()), 0.005),
+        "quadratic": (float(dw.square().sum()), 0.005),
     }
     for key, (value, rounding) in expected.items():
         assert shown(widget, key) == pytest.approx(value, rel=rounding), key

@@ -55,11 +55,12 @@ export function at_level(w, level) {
   return Float64Array.from({ length: 2 ** level + 1 }, (_, i) => w[i * stride]);
 }
 
-/** Σ (w_{t+h} − w_t)² over the steps of a level; tends to 1. */
-export function quadratic_variation(w, level) {
+/** Σ |w_{t+h} − w_t|ᵖ over the steps of a level: tends to ∞ for p = 1, to 1 for p = 2. */
+export function variation(w, level, power) {
   const values = at_level(w, level);
   let sum = 0;
-  for (let i = 1; i < values.length; i++) sum += (values[i] - values[i - 1]) ** 2;
+  for (let i = 1; i < values.length; i++)
+    sum += Math.abs(values[i] - values[i - 1]) ** power;
   return sum;
 }
 

@@ -9,8 +9,8 @@ import {
   euler_maruyama_step,
   exact,
   milstein_step,
-  quadratic_variation,
   simulate,
+  variation,
 } from "./brownian.js";
 import {
   Chart,
@@ -49,7 +49,8 @@ const NUMBERS = [
   ["fitted", "order, h ≤ 1/32", "slope of the log–log plot ± its standard error"],
   ["milstein", "Milstein's order", "the same slope for Milstein's scheme"],
   ["own", "this path, h; h/2", "|Xₕ(1) − X(1)| of the path that is drawn"],
-  ["variation", "Σ(Δw)² at h", "quadratic variation of the path drawn; tends to 1"],
+  ["length", "Σ|Δw| at h", "variation of the path drawn; its mean is √(2 / πh)"],
+  ["quadratic", "Σ(Δw)² at h", "quadratic variation of the path drawn; tends to 1"],
 ];
 
 /** "value ± standard error", both to the first digit of the latter. */
@@ -455,6 +456,7 @@ class PathRefinement extends Widget {
     const { euler_maruyama: errors, milstein } = this.results.errors;
     const [coarse, fine] = [errors.at(level), errors.at(level + 1)];
     const own = [level, level + 1].map((k) => format(errors.errors[k][0], 2));
+    const { w } = this.sample.paths.at(0);
     const texts = {
       error_h: estimateText(coarse),
       error_half: estimateText(fine),
@@ -463,7 +465,8 @@ class PathRefinement extends Widget {
       fitted: estimateText(errors.order(FITTED, FINEST)),
       milstein: this.now.milstein ? estimateText(milstein.order(FITTED, FINEST)) : "—",
       own: own.join("; "),
-      variation: format(quadratic_variation(this.sample.paths.at(0).w, level)),
+      length: format(variation(w, level, 1)),
+      quadratic: format(variation(w, level, 2)),
     };
     for (const [key, text] of Object.entries(texts)) this.numbers.set(key, text);
   }
