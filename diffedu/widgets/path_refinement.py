@@ -51,10 +51,10 @@ class PathRefinement(Widget):
 
     title = Text("One Brownian path, two step sizes")
     caption = Text(
-        "Above: a Brownian path, known at steps h and h/2; refining adds midpoints and "
-        "moves no value. Below: Euler–Maruyama along those points, beside the exact "
-        "solution on the same path. Right: the error at time 1, averaged over many "
-        "paths (bars: two standard errors either way), against the step."
+        "A Brownian path w known at steps h (orange) and h/2 (green); refining adds "
+        "midpoints and moves no value. Euler–Maruyama along these points, beside the "
+        "exact solution on the same path (grey). The error at time 1 against the step, "
+        "averaged over many paths; bars reach two standard errors either way."
     )
     process = OneOf("multiplicative", "additive")
     level = Whole(3, least=0, most=FINEST - 1)
