@@ -13,6 +13,10 @@ So the equation becomes that of a Markov chain which jumps between cells at posi
 rates. Mass is kept, and where f = ½ G ∇log π the chain is in detailed balance with π at
 the centres of the cells. In time, each direction takes Crank–Nicolson steps along its
 chains of cells, and Strang splitting joins the directions: order 2 in h and in Δt.
+
+Two limits. The split step keeps a stationary state in detailed balance exactly, and one
+with a current to O(Δt²). And where G is not diagonal, steps askew that would leave the
+box are left out along a wall: mass that reaches it is moved with order 1 only.
 """
 
 import math
@@ -206,11 +210,15 @@ class _Edges(NamedTuple):
 
 
 class _Rates(NamedTuple):
-    """Jump rates along edges: up from tail to head, down from head to tail."""
+    """Jump rates along edges: up from tail to head, down from head to tail.
+
+    Their ratio is e^w; where w is large one of them is 0 in float64, and w is not.
+    """
 
     edges: _Edges
     up: ndarray
     down: ndarray
+    w: ndarray
 
 
 @lru_cache(maxsize=64)
@@ -330,7 +338,7 @@ def _jump_rates(
             up, down = 0.5 * weight * bernoulli(-w), 0.5 * weight * bernoulli(w)
         if not (np.isfinite(up).all() and np.isfinite(down).all()):
             raise ValueError("drift is too large for float64 on this grid")
-        rates.append(_Rates(edges, up, down))
+        rates.append(_Rates(edges, up, down, w))
     return rates
 
 
@@ -357,7 +365,7 @@ def generator_matrix(
     """
     n = math.prod(grid.shape)
     A = csr_array((n, n))
-    for edges, up, down in _jump_rates(sde, grid, t, bernoulli):
+    for edges, up, down, _ in _jump_rates(sde, grid, t, bernoulli):
         A = A + _chain_matrix(edges, up, down, n)
     return A
 
@@ -382,8 +390,8 @@ def stationary_density(sde: SDE, grid: Grid, t: float = 0.0) -> Float[Tensor, "*
             parts of the grid hardly exchange mass.
     """
     if grid.dim == 1 and not grid.axes[0].periodic:
-        ((_, up, down),) = _jump_rates(sde, grid, t)
-        log_p = np.concatenate([[0.0], np.cumsum(np.log(up) - np.log(down))])
+        ((_, _, _, w),) = _jump_rates(sde, grid, t)
+        log_p = np.concatenate([[0.0], np.cumsum(w)])
         p = np.exp(log_p - log_p.max())
         return torch.from_numpy(p / (p.sum() * grid.volume))
     A = generator_matrix(sde, grid, t)
@@ -417,7 +425,7 @@ def _backward_euler(rates: _Rates, n: int, tau: float) -> Callable[[ndarray], nd
     The columns of I − τA sum to 1 and its other entries are <= 0, so elimination needs
     no pivoting and substitution only adds: p >= 0 stays so, to the last digit.
     """
-    edges, up, down = rates
+    edges, up, down, _ = rates
     if edges.ring:
         A = _chain_matrix(edges, up, down, n)
         return _sparse_solver(eye_array(n) - tau * A)
@@ -469,11 +477,12 @@ def solve_fokker_planck(
     """Densities p_t >= 0 on the grid at every one of the times, from p_0 at the first.
 
     One step from each time to the next: order 2 in the step and in the size of the
-    cells. A step that would make the density negative somewhere is taken as two halves,
-    and so on: a step below 2 / (rate at which a cell is left) never does. Decreasing
-    times solve the equation of the SDE run in decreasing time, as the
-    simulators do with `reverse`. Coefficients are taken in the middle of a step; those
-    of an autonomous SDE are computed and factored once.
+    cells (order 1 beside walls that mass reaches, where G is not diagonal). A step that
+    would make the density negative somewhere is taken as two halves, and so on: a step
+    below 2 / (rate at which a cell is left) never does. Decreasing times solve the
+    equation of the SDE run in decreasing time, as the simulators do with `reverse`.
+    Coefficients are taken in the middle of a step; those of an autonomous SDE are
+    computed and factored once.
 
     Args:
         sde: drift and diffusion; g gᵀ positive definite.
