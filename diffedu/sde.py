@@ -9,6 +9,7 @@ as in Anderson (1982), with dt < 0 when it is run.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -184,16 +185,19 @@ class BrownianPath:
                 f"got {tuple(self.w.shape)}"
             )
 
+    @cached_property
+    def _tolerance(self) -> float:
+        """A grid of times computed in another way may differ in the last digits."""
+        return 1e-6 * float(self.times.diff().min())
+
     def at(self, t: Tensor) -> Float[Tensor, "n d"]:
         """w_t.
 
         Raises:
             ValueError: t is not one of the times; `refined` adds the midpoints.
         """
-        # a grid computed in another way may differ in the last digits
         index = int((self.times - t).abs().argmin())
-        spacing = float(self.times.diff().min())
-        if abs(float(self.times[index] - t)) > 1e-6 * spacing:
+        if abs(float(self.times[index] - t)) > self._tolerance:
             raise ValueError(
                 f"t must be one of the path's {len(self.times)} times, got {float(t)!r}"
             )
