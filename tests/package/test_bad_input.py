@@ -11,6 +11,13 @@ import pytest
 import torch
 
 from diffedu.denoiser import ExactDenoiser
+from diffedu.fokker_planck import (
+    Grid,
+    generator_matrix,
+    richardson,
+    solve_fokker_planck,
+    stationary_density,
+)
 from diffedu.metrics import energy_distance, sampling_floor, sliced_wasserstein
 from diffedu.mixture import GaussianMixture, ring, three_gaussians, two_moons_like
 from diffedu.path import (
@@ -24,7 +31,18 @@ from diffedu.path import (
 )
 from diffedu.plots import grid
 from diffedu.samplers import ddim, last, trajectory
-from diffedu.sde import SDE, euler_maruyama, forward, heun, log_likelihood, reverse
+from diffedu.sde import (
+    SDE,
+    BrownianPath,
+    MultiplicativeSDE,
+    brownian_path,
+    euler_maruyama,
+    forward,
+    heun,
+    log_likelihood,
+    milstein,
+    reverse,
+)
 
 pytestmark = pytest.mark.usefixtures("no_shape_checks")
 
@@ -37,6 +55,30 @@ OU = OrnsteinUhlenbeck()
 NOISING = forward(OU)
 FLOW = reverse(NOISING, lambda x, t: -x, eta=0.0)
 DENOISER = ExactDenoiser(OU, G3)
+GEOMETRIC = MultiplicativeSDE(lambda x, t: 0.1 * x, lambda x, t: 0.2 * x, (0.0, 3.0))
+PATH = BrownianPath(torch.tensor([0.0, 0.5, 1.0]).double(), torch.zeros(3, 3, 2))
+LINE = Grid(-4.0, 4.0, 40)
+PLANE = Grid((-4.0, -4.0), (4.0, 4.0), (20, 20))
+UNIFORM = torch.full((40,), 1 / 8, dtype=torch.float64)
+
+
+def normal(x: torch.Tensor) -> torch.Tensor:
+    """The density of N(0, I/4)."""
+    return (-2 * x.square()).exp().prod(1) * (2 / math.pi) ** (x.shape[1] / 2)
+
+
+def solved(
+    sde: Any = NOISING,
+    p_0: Any = normal,
+    grid: Any = LINE,
+    times: Any = (0.0, 0.1),
+    **options: Any,
+) -> list[torch.Tensor]:
+    return list(solve_fokker_planck(sde, p_0, grid, times, **options))
+
+
+def with_noise(g: Any) -> SDE:
+    return SDE(lambda x, t: -x, lambda t: g)
 
 
 def mixture(
@@ -307,6 +349,206 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: log_likelihood(FLOW, X, [0.0, 1.0], G3.log_prob, tolerance=0.0),
         "tolerance must be a finite number > 0",
     ),
+    "heun with noise of the state": (
+        lambda: last(heun(GEOMETRIC, X, [0.0, 1.0])),
+        "sde must be an SDE, whose diffusion depends on t alone: for state-dependent",
+    ),
+    "diffusion of another shape": (
+        lambda: last(
+            euler_maruyama(
+                MultiplicativeSDE(lambda x, t: x, lambda x, t: x[:, :1]), X, [0.0, 1.0]
+            )
+        ),
+        r"diffusion must have shape \(3, 2\), a diagonal per point, or \(3, 2, 2\), a "
+        r"matrix per point, got \(3, 1\)",
+    ),
+    "milstein with a matrix": (
+        lambda: last(
+            milstein(
+                MultiplicativeSDE(lambda x, t: x, lambda x, t: x[:, :, None] * x[0]),
+                X,
+                [0.0, 1.0],
+            )
+        ),
+        r"diffusion must be diagonal, shape \(3, 2\), for Milstein.*got \(3, 2, 2\)",
+    ),
+    "milstein with components that mix": (
+        lambda: last(
+            milstein(
+                MultiplicativeSDE(
+                    lambda x, t: x, lambda x, t: torch.stack([x[:, 0], x.sum(1)], 1)
+                ),
+                X,
+                [0.0, 1.0],
+            )
+        ),
+        "diffusion must be diagonal: component 1 of g depends on other components",
+    ),
+    "brownian path backwards": (
+        lambda: BrownianPath(torch.tensor([1.0, 0.0]), torch.zeros(2, 3, 2)),
+        "times must increase",
+    ),
+    "brownian path of another length": (
+        lambda: BrownianPath(torch.tensor([0.0, 1.0]), torch.zeros(3, 3, 2)),
+        r"w must have shape \(2, n, d\), one state per time, got \(3, 3, 2\)",
+    ),
+    "brownian path without points": (
+        lambda: BrownianPath(torch.tensor([0.0, 1.0]), torch.zeros(2, 3)),
+        r"w must have shape \(2, n, d\), one state per time, got \(2, 3\)",
+    ),
+    "a time between those of a path": (
+        lambda: PATH(torch.tensor(0.0).double(), torch.tensor(0.25).double()),
+        r"t must be one of the path's 3 times, got 0\.25",
+    ),
+    "a step past the end of a path": (
+        lambda: last(euler_maruyama(NOISING, X, [0.0, 2.0], increment=PATH)),
+        r"t must be one of the path's 3 times, got 2\.0",
+    ),
+    "brownian path in decreasing times": (
+        lambda: brownian_path([1.0, 0.0], 3, 2),
+        "times must increase",
+    ),
+    "brownian path at one time": (
+        lambda: brownian_path([1.0], 3, 2),
+        "times must be a list of at least two times",
+    ),
+    "no brownian path": (
+        lambda: brownian_path([0.0, 1.0], 0, 2),
+        "n must be a whole number >= 1, got 0",
+    ),
+    "brownian path in no dimension": (
+        lambda: brownian_path([0.0, 1.0], 3, 0),
+        "d must be a whole number >= 1, got 0",
+    ),
+    # fokker_planck
+    "grid of three axes": (
+        lambda: Grid((0.0,) * 3, (1.0,) * 3, (5,) * 3),
+        "low, high and cells must speak of the same one or two axes",
+    ),
+    "grid of two minds": (
+        lambda: Grid((0.0, 0.0), (1.0, 1.0), 5),
+        "low, high and cells must speak of the same one or two axes",
+    ),
+    "grid of two cells": (
+        lambda: Grid((0.0, 0.0), (1.0, 1.0), (5, 2)),
+        "cells must be a whole number >= 3, got 2",
+    ),
+    "grid of half a cell": (
+        lambda: Grid(0.0, 1.0, 7.5),
+        r"cells must be a whole number >= 3, got 7\.5",
+    ),
+    "grid without length": (
+        lambda: Grid(1.0, 1.0, 5),
+        r"low must be less than high, got 1\.0 and 1\.0",
+    ),
+    "grid to infinity": (
+        lambda: Grid((0.0, 0.0), (1.0, INF), (5, 5)),
+        r"low must be less than high, got 0\.0 and inf",
+    ),
+    "grid from NaN": (lambda: Grid(NAN, 1.0, 5), "low must be less than high, got nan"),
+    "grid periodic in three ways": (
+        lambda: Grid((0.0, 0.0), (1.0, 1.0), (5, 5), (True, False, True)),
+        "periodic must speak of all axes at once or of each of the 2",
+    ),
+    "averages of a column": (
+        lambda: LINE.average(lambda x: x),
+        r"density must give one number per point, shape \(40,\), got \(40, 1\)",
+    ),
+    "averages of NaN": (
+        lambda: PLANE.average(lambda x: x[:, 0] * NAN),
+        "density must be finite, got 400 NaN or infinite of 400",
+    ),
+    "fokker-planck of an ode": (
+        lambda: solved(SDE(lambda x, t: -x)),
+        "sde must have a diffusion: an ODE only moves a density",
+    ),
+    "fokker-planck of noise of the state": (
+        lambda: solved(GEOMETRIC),
+        "sde must be an SDE, whose diffusion depends on t alone, got MultiplicativeSDE",
+    ),
+    "generator of noise of the state": (
+        lambda: generator_matrix(GEOMETRIC, LINE),
+        "sde must be an SDE, whose diffusion depends on t alone, got MultiplicativeSDE",
+    ),
+    "stationary density of an ode": (
+        lambda: stationary_density(SDE(lambda x, t: -x), PLANE),
+        "sde must have a diffusion",
+    ),
+    "noise in one direction": (
+        lambda: solved(with_noise(torch.tensor([[1.0, 0.0], [1.0, 0.0]])), grid=PLANE),
+        r"diffusion must be finite and g gᵀ positive definite, got \[\[1\.0, 0\.0\]",
+    ),
+    "no noise": (
+        lambda: solved(with_noise(0.0)),
+        r"diffusion must be finite and g gᵀ positive definite, got 0\.0 at t = 0\.05",
+    ),
+    "noise NaN": (
+        lambda: generator_matrix(with_noise(NAN), LINE, 0.3),
+        r"diffusion must be finite and g gᵀ positive definite, got nan at t = 0\.3",
+    ),
+    "noise of another dimension": (
+        lambda: solved(with_noise(torch.eye(2))),
+        r"diffusion must be a number or a \(1, 1\) matrix, got \(2, 2\)",
+    ),
+    "noise of any shape": (
+        lambda: stationary_density(with_noise(torch.ones(2)), PLANE),
+        r"diffusion must be a number or a \(2, 2\) matrix, got \(2,\)",
+    ),
+    "noise too elongated": (
+        lambda: solved(
+            with_noise(torch.tensor([[1.0, 0.0], [0.97, 0.01]])), grid=PLANE
+        ),
+        r"diffusion is too elongated for the grid: its flux would reach over \(",
+    ),
+    "drift NaN": (
+        lambda: solved(SDE(lambda x, t: x * NAN, lambda t: 1.0)),
+        "drift must be finite, got 156 NaN or infinite of 156",
+    ),
+    "drift infinite somewhere": (
+        lambda: generator_matrix(SDE(lambda x, t: 1 / (x > 0), lambda t: 1.0), LINE),
+        "drift must be finite",
+    ),
+    "drift of another shape": (
+        lambda: solved(SDE(lambda x, t: x[:, 0], lambda t: 1.0)),
+        r"drift must have the shape of its points, \(156, 1\), got \(156,\)",
+    ),
+    "drift past float64": (
+        lambda: solved(SDE(lambda x, t: 0 * x + 1e308, lambda t: 1.0)),
+        "drift is too large for float64 on this grid",
+    ),
+    "p_0 negative": (
+        lambda: solved(p_0=UNIFORM - 0.2 * (torch.arange(40) == 7)),
+        r"p_0 must not be negative, got -0\.075",
+    ),
+    "p_0 of mass 2": (
+        lambda: solved(p_0=2 * UNIFORM),
+        r"p_0 must have mass 1 on the grid, within 1e-06, got 2; a larger or finer",
+    ),
+    "p_0 cut off": (
+        lambda: solved(p_0=normal, grid=Grid(-1.0, 4.0, 40)),
+        r"p_0 must have mass 1 on the grid, within 1e-06, got 0\.9772",
+    ),
+    "p_0 NaN": (
+        lambda: solved(p_0=UNIFORM * NAN),
+        "p_0 must be finite, got 40 NaN or infinite of 40",
+    ),
+    "p_0 of another shape": (
+        lambda: solved(p_0=UNIFORM[:-1]),
+        r"p_0 must have shape \(40,\), got \(39,\)",
+    ),
+    "p_0 as a function of NaN": (
+        lambda: solved(p_0=lambda x: x[:, 0] * NAN),
+        "density must be finite",
+    ),
+    "p_0 at the walls": (
+        lambda: solved(p_0=UNIFORM),
+        r"grid is too small: at t = 0 the cells along its walls hold the mass 0\.05, "
+        "more than wall_mass = 1e-05",
+    ),
+    "extrapolation of averages": (
+        lambda: list(richardson(NOISING, UNIFORM, LINE, [0.0, 0.1])),
+        "p_0 must be a density to average on two grids, got averages",
+    ),
     # denoiser and samplers
     "reading of another name": (
         lambda: DENOISER.read("noise", X, 0.5),
@@ -392,6 +634,7 @@ def test_bad_input_is_refused_with_a_reason(
 RUNS: dict[str, Callable[[Any, Any], Any]] = {
     "euler_maruyama": lambda x, times: last(euler_maruyama(NOISING, x, times)),
     "heun": lambda x, times: last(heun(NOISING, x, times)),
+    "milstein": lambda x, times: last(milstein(GEOMETRIC, x, times)),
     "ddim": lambda x, times: last(ddim(DENOISER, x, times)),
     "log_likelihood": lambda x, times: log_likelihood(FLOW, x, times, G3.log_prob),
 }
@@ -416,6 +659,31 @@ every_run = pytest.mark.parametrize("run", RUNS.values(), ids=RUNS.keys())
 )
 def test_runs_refuse_bad_times(run, times: Any, message: str) -> None:
     refused(lambda: run(X, times), message)
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([], r"times must be a list of at least two times, got shape \(0,\)"),
+        ([0.1], r"times must be a list of at least two times, got shape \(1,\)"),
+        ([0.0, 0.2, 0.1], "times must be strictly increasing"),
+        ([0.0, NAN], "times must be finite, got 1 NaN or infinite of 2"),
+        ([0.0, 4.0], r"times must lie in \[0, 3\], got 0 to 4"),
+        ([0.2, -0.1], r"times must lie in \[0, 3\], got -0\.1 to 0\.2"),
+        (torch.tensor([0.0, 0.1]).half(), "times must be float32 or float64"),
+        ("later", "times must be a number, a nested list or a tensor"),
+    ],
+)
+def test_densities_refuse_bad_times(times: Any, message: str) -> None:
+    refused(lambda: solved(times=times), message)
+    refused(lambda: list(richardson(NOISING, normal, LINE, times)), message)
+
+
+def test_a_tolerance_of_mass_and_of_walls_may_be_given() -> None:
+    cut = Grid(-1.0, 4.0, 40)
+    refused(lambda: solved(grid=cut, mass_tolerance=0.2), "grid is too small")
+    *_, p = solved(grid=cut, mass_tolerance=0.2, wall_mass=0.1)
+    assert cut.mass(p) == pytest.approx(0.97725, abs=1e-5)
 
 
 @every_run

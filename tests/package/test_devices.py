@@ -5,6 +5,12 @@ import torch
 from torch import Tensor
 
 from diffedu.denoiser import ExactDenoiser
+from diffedu.fokker_planck import (
+    Grid,
+    richardson,
+    solve_fokker_planck,
+    stationary_density,
+)
 from diffedu.metrics import energy_distance, sampling_floor, sliced_wasserstein
 from diffedu.mixture import (
     GaussianMixture,
@@ -25,7 +31,17 @@ from diffedu.path import (
     time_grid,
 )
 from diffedu.samplers import ddim, last, trajectory
-from diffedu.sde import euler_maruyama, forward, heun, langevin, log_likelihood, reverse
+from diffedu.sde import (
+    MultiplicativeSDE,
+    brownian_path,
+    euler_maruyama,
+    forward,
+    heun,
+    langevin,
+    log_likelihood,
+    milstein,
+    reverse,
+)
 
 PATHS = [
     OrnsteinUhlenbeck(),
@@ -137,6 +153,54 @@ def test_runs_follow_the_points(dtype, device) -> None:
         assert_like(value, (4,), dtype, device)
 
 
+GEOMETRIC = MultiplicativeSDE(lambda x, t: 0.1 * x, lambda x, t: (0.2 * x) ** 2)
+MATRIX = MultiplicativeSDE(
+    lambda x, t: 0.1 * x, lambda x, t: x[:, :, None] * x[:, None, :]
+)
+
+
+@every_dtype
+def test_noise_of_the_state_follows_the_points(dtype, device) -> None:
+    x = torch.ones(4, 2, dtype=dtype, device=device)
+    g = torch.Generator(device).manual_seed(0)
+    times = time_grid(0.1, 1.0, 3)
+    path = brownian_path(times, 4, 2, g, dtype)
+    assert_like(path.w, (4, 4, 2), dtype, device)
+    fine = path.refined(g)
+    assert_like(fine.w, (7, 4, 2), dtype, device)
+    runs = [
+        (euler_maruyama, GEOMETRIC),
+        (euler_maruyama, MATRIX),
+        (milstein, GEOMETRIC),
+    ]
+    for solver, sde in runs:
+        for increment in (None, path, fine):
+            states = trajectory(solver(sde, x, times, g, increment))
+            assert_like(states, (4, 4, 2), dtype, device)
+
+
+@every_dtype
+def test_densities_are_float64_on_the_cpu_wherever_the_law_is(dtype, device) -> None:
+    mixture, times = three_gaussians_1d(dtype, device), [0.0, 0.01]
+    grid, exact = Grid(-6.0, 6.0, 200), three_gaussians_1d()
+
+    def density(mixture: GaussianMixture):
+        return lambda x: mixture.log_prob(x.to(mixture.device, mixture.dtype)).exp()
+
+    for solve in (solve_fokker_planck, richardson):
+        *_, p = solve(forward(OrnsteinUhlenbeck()), density(mixture), grid, times)
+        *_, q = solve(forward(OrnsteinUhlenbeck()), density(exact), grid, times)
+        assert_like(p, (200,), torch.float64, "cpu")
+        torch.testing.assert_close(p, q, rtol=0, atol=1e-5)
+    sde = langevin(lambda x: mixture.score(x.to(mixture.device, mixture.dtype)))
+    p = stationary_density(sde, grid)
+    assert_like(p, (200,), torch.float64, "cpu")
+    q = stationary_density(langevin(exact.score), grid)
+    torch.testing.assert_close(p, q, rtol=0, atol=1e-4)
+    *_, p = solve_fokker_planck(sde, q.to(device, dtype), grid, times)
+    torch.testing.assert_close(p, q, rtol=0, atol=1e-4)
+
+
 def test_metrics_give_numbers_wherever_the_samples_are(device) -> None:
     mixture = three_gaussians(device=device)
     g = torch.Generator(device).manual_seed(0)
@@ -180,4 +244,10 @@ def test_no_solver_reads_a_value_back() -> None:
     denoiser = ExactDenoiser(path, mixture)
     sde = reverse(forward(path), denoiser.score)
     for solver in (euler_maruyama, heun):
+        assert_like(last(solver(sde, x, times)), (4, 2), torch.float32, "meta")
+    for solver, sde in (
+        (euler_maruyama, GEOMETRIC),
+        (euler_maruyama, MATRIX),
+        (milstein, GEOMETRIC),
+    ):
         assert_like(last(solver(sde, x, times)), (4, 2), torch.float32, "meta")

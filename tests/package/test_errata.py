@@ -11,14 +11,26 @@ import pytest
 import scipy.integrate
 import torch
 from torch import Tensor
-from torch.distributions import Normal
+from torch.distributions import MultivariateNormal, Normal
 
+from diffedu.fokker_planck import Grid, solve_fokker_planck
 from diffedu.metrics import energy_distance, sampling_floor
-from diffedu.mixture import three_gaussians
+from diffedu.mixture import three_gaussians, three_gaussians_1d
 from diffedu.path import OrnsteinUhlenbeck, VariancePreserving, time_grid
 from diffedu.samplers import last
 from diffedu.sde import SDE, euler_maruyama, forward, heun, reverse
-from tests.package.oracles import assert_mean, gradient, noised, products
+from tests.package.oracles import (
+    assert_mean,
+    cell,
+    derivative,
+    gauss_hermite,
+    gradient,
+    hessian,
+    lattice,
+    linear_transition,
+    noised,
+    products,
+)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -36,6 +48,42 @@ def distance_and_floor(x: Tensor, mixture) -> tuple[float, float]:
     spread = floor.standard_error * math.sqrt(10)
     distance = energy_distance(x, mixture.sample(len(x), g)).value
     return distance, floor.value + 5 * spread
+
+
+# 000-E1: a step of the SDE starts from p_t, with noise Z ~ N(0, I) beside it
+
+
+def test_the_weak_form_takes_x_from_p_t_and_the_noise_from_a_normal() -> None:
+    """(E h(X_{t+ε}) − E h(X_t))/ε with X_{t+ε} = X_t + ε f + √ε g Z, by quadrature."""
+    path, mixture, t = OrnsteinUhlenbeck(0.8, 1.1), three_gaussians_1d(), 0.2
+    x = lattice(mixture, 4000, reach=30.0)
+    z, weights = gauss_hermite()
+
+    def h(x: Tensor) -> Tensor:
+        return torch.sin(1.3 * x + 0.4)
+
+    def mean(values: Tensor, law) -> Tensor:
+        return (values * law.log_prob(x).exp()).sum() * cell(x)
+
+    def p(t: Tensor | float):
+        return noised(mixture, path.alpha(t), path.sigma(t))
+
+    def quotient(law, epsilon: float) -> float:
+        moved = x * (1 - 0.8 * epsilon) + math.sqrt(epsilon) * 1.1 * z
+        return float(mean(h(moved) @ weights - h(x)[:, 0], law)) / epsilon
+
+    truth = float(derivative(lambda t: mean(h(x)[:, 0], p(t)), t, 1e-2))
+    assert quotient(p(t), 1e-4) == pytest.approx(truth, abs=1e-4)
+    # the error is of order ε
+    assert abs(quotient(p(t), 1e-2) - truth) < 1e-2
+    # as printed, X ~ N(0, I) takes the place of X ~ p_t
+    normal = noised(mixture, 0.0, 1.0)
+    assert abs(quotient(normal, 1e-4) - truth) > 0.1
+    # and p_t + ε, for p_{t+ε}, has not even mass 1
+    mass = ((p(t).log_prob(x).exp() + 1e-2).sum() * cell(x)).item()
+    assert abs(mass - 1) > 0.05
+    later = float(mean(torch.ones(len(x)).double(), p(t + 1e-2)))
+    assert later == pytest.approx(1, abs=1e-9)
 
 
 # 000-E2: with a matrix g, the correction is g gᵀ ∇log p, not g² ∇log p
@@ -83,6 +131,43 @@ def test_matrix_noise_is_reversed_by_g_g_transposed_not_by_g_squared(
 
         gap = np.abs(covariance_at_zero(wrong, eta) - P_0.numpy()).max()
         assert gap > 0.1
+
+
+def test_the_fokker_planck_equation_has_g_g_transposed() -> None:
+    """∂ₜp = −∇·(f p) + ½ Σ_ij ∂_i∂_j((g gᵀ)_ij p) at points, divided by p."""
+    A = torch.tensor([[-1.0, 0.4], [-0.6, -0.5]]).double()
+    x = torch.randn(6, 2, generator=seeded(1), dtype=torch.float64)
+
+    def log_prob(t: Tensor | float) -> MultivariateNormal:
+        flow, shift, spread = linear_transition(A, GAIN, float(t))
+        mean = flow @ torch.tensor([0.5, -0.3]).double() + shift
+        return MultivariateNormal(mean, flow @ P_0 @ flow.mT + spread).log_prob
+
+    truth = derivative(lambda t: log_prob(t)(x), 0.6, 1e-2)
+    s, H = gradient(log_prob(0.6), x), hessian(log_prob(0.6), x)
+    curvature = H + s[:, :, None] * s[:, None, :]
+    inflow = -A.diagonal().sum() - (x @ A.mT * s).sum(1)
+
+    def residual(square: Tensor) -> float:
+        rate = inflow + 0.5 * (square * curvature).sum((1, 2))
+        return float((rate - truth).abs().max())
+
+    assert residual(GAIN @ GAIN.mT) < 1e-8
+    for wrong_square in (GAIN.mT @ GAIN, GAIN @ GAIN, GAIN**2):
+        assert residual(wrong_square) > 0.3
+    # the solver of the package, whose second moments obey dP/dt = AP + PAᵀ + ggᵀ
+    sde = SDE(lambda x, t: x @ A.mT, lambda t: GAIN, autonomous=True)
+    grid = Grid((-4.5, -4.5), (4.5, 4.5), (96, 96))
+    start = MultivariateNormal(torch.zeros(2).double(), P_0)
+    *_, p = solve_fokker_planck(
+        sde, lambda x: start.log_prob(x).exp(), grid, time_grid(0.0, 0.6, 20)
+    )
+    flow, _, spread = linear_transition(A, GAIN, 0.6)
+    second = torch.einsum("ab,abi,abj->ij", p, grid.centers, grid.centers) * grid.volume
+    truth = flow @ P_0 @ flow.mT + spread
+    torch.testing.assert_close(second, truth, rtol=0, atol=0.01)
+    _, _, transposed = linear_transition(A, GAIN.mT.contiguous(), 0.6)
+    assert float((transposed - spread).abs().max()) > 0.1
 
 
 # 000-E5: in the clock that runs from noise to data the drift is −f + g² ∇log p
