@@ -139,7 +139,24 @@ class Grid:
     @property
     def centers(self) -> Float[Tensor, "*shape d"]:
         """The middle of every cell, float64."""
-        return torch.from_numpy(_centers(self))
+        return torch.from_numpy(self._centers).clone()
+
+    @cached_property
+    def _centers(self) -> ndarray:
+        middles = [
+            axis.low + h * (np.arange(axis.cells) + 0.5)
+            for axis, h in zip(self.axes, self.spacing, strict=True)
+        ]
+        return np.stack(np.meshgrid(*middles, indexing="ij"), axis=-1)
+
+    @cached_property
+    def _wall_volume(self) -> ndarray:
+        """The volume of every cell that touches a wall, 0 for the others; flat."""
+        volume = np.zeros(self.shape)
+        for k, axis in enumerate(self.axes):
+            if not axis.periodic:
+                np.moveaxis(volume, k, 0)[[0, -1]] = self.volume
+        return volume.reshape(-1)
 
     def average(self, density: Density) -> Float[Tensor, "*shape"]:
         """The mean of a density over every cell, by 4-point quadrature per axis.
@@ -177,14 +194,6 @@ class Grid:
 
 def _tuple(value: Any) -> tuple:
     return tuple(value) if isinstance(value, Sequence) else (value,)
-
-
-def _centers(grid: Grid) -> ndarray:
-    middles = [
-        axis.low + h * (np.arange(axis.cells) + 0.5)
-        for axis, h in zip(grid.axes, grid.spacing, strict=True)
-    ]
-    return np.stack(np.meshgrid(*middles, indexing="ij"), axis=-1)
 
 
 # Space: a Markov chain on the cells
@@ -305,8 +314,8 @@ def _edge_drift(sde: SDE, start: ndarray, move: ndarray, t: float) -> ndarray:
             f"got {tuple(f.shape)}"
         )
     require_finite("drift", f)
-    f = f.double().cpu().numpy().reshape(len(NODES), *start.shape)
-    return np.tensordot(WEIGHTS, f, axes=1)
+    f = f.double().cpu().numpy().reshape(len(NODES), -1)
+    return (WEIGHTS @ f).reshape(start.shape)
 
 
 def _jump_rates(
@@ -321,7 +330,7 @@ def _jump_rates(
         raise ValueError(_NOT_AN_SDE.format(type(sde).__name__))
     G = _noise_covariance(sde, grid.dim, t)
     h = np.array(grid.spacing)
-    centers = _centers(grid).reshape(-1, grid.dim)
+    centers = grid._centers.reshape(-1, grid.dim)
     rates = []
     for step, weight in _lattice_directions(G / np.outer(h, h)):
         if any(abs(s) >= n for s, n in zip(step, grid.shape, strict=True)):
@@ -333,8 +342,8 @@ def _jump_rates(
         tail = edges.tail if edges.cells is None else edges.cells[edges.tail]
         move = np.array(step) * h
         f = clock * _edge_drift(sde, centers[tail], move, t)
-        w = 2 * f @ np.linalg.solve(G, move)
         with np.errstate(over="ignore"):  # B(z) is 0 beyond z = 710
+            w = 2 * f @ np.linalg.solve(G, move)
             up, down = 0.5 * weight * bernoulli(-w), 0.5 * weight * bernoulli(w)
         if not (np.isfinite(up).all() and np.isfinite(down).all()):
             raise ValueError("drift is too large for float64 on this grid")
@@ -505,13 +514,12 @@ def solve_fokker_planck(
     times = time_tensor(times, sde.domain)
     p = _start(p_0, grid, mass_tolerance)
     advance = _advance(sde, grid, times)
-    walls = _wall_cells(grid)
-    _require_clear_walls(p, walls, grid, wall_mass, float(times[0]))
-    yield torch.from_numpy(p.reshape(grid.shape)).clone()
+    _require_clear_walls(p, grid, wall_mass, float(times[0]))
+    yield torch.from_numpy(p.reshape(grid.shape).copy())
     for t, s in pairwise(times.tolist()):
         p = advance(p, t, s)
-        _require_clear_walls(p, walls, grid, wall_mass, s)
-        yield torch.from_numpy(p.reshape(grid.shape)).clone()
+        _require_clear_walls(p, grid, wall_mass, s)
+        yield torch.from_numpy(p.reshape(grid.shape).copy())
 
 
 def _advance(
@@ -573,19 +581,8 @@ def _start(p_0: Density | Tensor, grid: Grid, mass_tolerance: float) -> ndarray:
     return p.numpy().reshape(-1).copy()
 
 
-def _wall_cells(grid: Grid) -> ndarray:
-    """The cells that touch a wall."""
-    touches = np.zeros(grid.shape, dtype=bool)
-    for k, axis in enumerate(grid.axes):
-        if not axis.periodic:
-            np.moveaxis(touches, k, 0)[[0, -1]] = True
-    return np.flatnonzero(touches)
-
-
-def _require_clear_walls(
-    p: ndarray, walls: ndarray, grid: Grid, wall_mass: float, t: float
-) -> None:
-    mass = p[walls].sum() * grid.volume
+def _require_clear_walls(p: ndarray, grid: Grid, wall_mass: float, t: float) -> None:
+    mass = p @ grid._wall_volume
     if mass > wall_mass:
         raise ValueError(
             f"grid is too small: at t = {t:g} the cells along its walls hold the mass "
