@@ -342,7 +342,8 @@ def _jump_rates(
         tail = edges.tail if edges.cells is None else edges.cells[edges.tail]
         move = np.array(step) * h
         f = clock * _edge_drift(sde, centers[tail], move, t)
-        with np.errstate(over="ignore"):  # B(z) is 0 beyond z = 710
+        # B(z) is 0 beyond z = 710; an infinite rate is refused below
+        with np.errstate(over="ignore", divide="ignore"):
             w = 2 * f @ np.linalg.solve(G, move)
             up, down = 0.5 * weight * bernoulli(-w), 0.5 * weight * bernoulli(w)
         if not (np.isfinite(up).all() and np.isfinite(down).all()):
