@@ -165,19 +165,22 @@ class Grid:
             ValueError: the density is not one finite number per point.
         """
         mean = torch.zeros(self.shape, dtype=torch.float64)
-        nodes = list(zip(NODES - 0.5, WEIGHTS, strict=True))
-        for stencil in product(nodes, repeat=self.dim):
-            offset = [s * h for (s, _), h in zip(stencil, self.spacing, strict=True)]
-            x = self.centers.reshape(-1, self.dim) + torch.tensor(offset).double()
-            values = density(x)
-            if values.shape != x.shape[:1]:
+        # a line of nodes at a time
+        for line in product(range(len(NODES)), repeat=self.dim - 1):
+            nodes = [(*line, k) for k in range(len(NODES))]
+            offsets = (NODES[nodes] - 0.5) * self.spacing
+            x = self._centers.reshape(-1, self.dim) + offsets[:, None, :]
+            values = density(torch.from_numpy(x.reshape(-1, self.dim)))
+            if values.shape != (x.shape[0] * x.shape[1],):
                 raise ValueError(
-                    f"density must give one number per point, shape ({len(x)},), "
-                    f"got {tuple(values.shape)}"
+                    "density must give one number per point, shape "
+                    f"({x.shape[0] * x.shape[1]},), got {tuple(values.shape)}"
                 )
+            values = values.detach().cpu().double()
             require_finite("density", values)
-            weight = math.prod(weight for _, weight in stencil)
-            mean += weight * values.detach().double().cpu().reshape(self.shape)
+            values = values.reshape(-1, *self.shape)
+            weights = torch.from_numpy(WEIGHTS[nodes].prod(axis=1))
+            mean += torch.tensordot(weights, values, dims=1)
         return mean
 
     def mass(self, p: Float[Tensor, "*shape"]) -> float:
@@ -313,8 +316,9 @@ def _edge_drift(sde: SDE, start: ndarray, move: ndarray, t: float) -> ndarray:
             f"drift must have the shape of its points, {points.shape}, "
             f"got {tuple(f.shape)}"
         )
+    f = f.cpu().double()
     require_finite("drift", f)
-    f = f.double().cpu().numpy().reshape(len(NODES), -1)
+    f = f.numpy().reshape(len(NODES), -1)
     return (WEIGHTS @ f).reshape(start.shape)
 
 
@@ -567,7 +571,7 @@ def _start(p_0: Density | Tensor, grid: Grid, mass_tolerance: float) -> ndarray:
     if callable(p_0):
         p = grid.average(p_0)
     else:
-        p = torch.as_tensor(p_0).detach().double().cpu()
+        p = torch.as_tensor(p_0).detach().cpu().double()
         if p.shape != grid.shape:
             raise ValueError(f"p_0 must have shape {grid.shape}, got {tuple(p.shape)}")
         require_finite("p_0", p)
@@ -618,12 +622,20 @@ def richardson(
     times = time_tensor(times).double()
     half = times[:-1] + 0.5 * times.diff()
     fine_times = torch.cat([torch.stack([times[:-1], half], 1).flatten(), times[-1:]])
+    fine_grid = grid.refined()
+    fine_p_0 = fine_grid.average(p_0)
+    coarse_p_0 = torch.from_numpy(_pooled(fine_p_0.numpy()))
     limits = mass_tolerance, wall_mass
-    coarse = solve_fokker_planck(sde, p_0, grid, times, *limits)
-    fine = solve_fokker_planck(sde, p_0, grid.refined(), fine_times, *limits)
+    coarse = solve_fokker_planck(sde, coarse_p_0, grid, times, *limits)
+    fine = solve_fokker_planck(sde, fine_p_0, fine_grid, fine_times, *limits)
     for p, q in zip(coarse, islice(fine, 0, None, 2), strict=True):
-        q = q.reshape([k for n in grid.shape for k in (n, 2)])
-        q = q.mean(tuple(range(1, 2 * grid.dim, 2)))
-        ratio = torch.where(p > 0, q / p, 1.0)
-        extrapolated = q * ratio ** (1 / 3)
-        yield extrapolated * (p.sum() / extrapolated.sum())
+        p, q = p.numpy(), _pooled(q.numpy())
+        ratio = np.divide(q, p, out=np.ones_like(q), where=p > 0)
+        extrapolated = q * np.cbrt(ratio)
+        yield torch.from_numpy(extrapolated * (p.sum() / extrapolated.sum()))
+
+
+def _pooled(p: ndarray) -> ndarray:
+    """Averages over pairs of cells along every axis."""
+    pairs = p.reshape([k for n in p.shape for k in (n // 2, 2)])
+    return pairs.mean(axis=tuple(range(1, 2 * p.ndim, 2)))

@@ -31,6 +31,11 @@ class Estimate(NamedTuple):
     def __str__(self) -> str:
         return f"{self.value:.3g} ± {self.standard_error:.2g}"
 
+    @classmethod
+    def of(cls, number: "float | Tensor | Estimate") -> "Estimate":
+        """The estimate itself; a plain number has the standard error 0."""
+        return number if isinstance(number, Estimate) else cls(float(number), 0.0)
+
 
 def _require_two_samples(x: Tensor, y: Tensor) -> None:
     require_points("x", x)
@@ -207,13 +212,14 @@ def convergence_order(
             "steps and errors must be lists of the same length, at least 3, "
             f"got {tuple(x.shape)} and {len(errors)}"
         )
-    spread = [getattr(error, "standard_error", None) for error in errors]
-    y = float_tensor("errors", [float(getattr(e, "value", e)) for e in errors])
+    estimates = [Estimate.of(error) for error in errors]
+    y = float_tensor("errors", [error.value for error in estimates])
+    spread = float_tensor("errors", [error.standard_error for error in estimates])
     for name, numbers in (("steps", x), ("errors", y)):
         if not ((numbers > 0) & numbers.isfinite()).all():
             raise ValueError(f"{name} must be positive, got {numbers.tolist()}")
-    known = all(spread)  # a standard error of 0 says nothing about a weight
-    w = (y / torch.tensor(spread)) ** 2 if known else torch.ones_like(y)
+    known = bool((spread > 0).all())
+    w = (y / spread) ** 2 if known else torch.ones_like(y)
     x, y = x.log(), y.log()
     x = x - (w * x).sum() / w.sum()
     precision = (w * x**2).sum()

@@ -213,8 +213,9 @@ def plot_convergence(
 
     `order` adds a dashed guide of that slope through the error of the smallest step.
     """
-    values = [float(getattr(error, "value", error)) for error in errors]
-    bars = [2 * getattr(error, "standard_error", 0.0) for error in errors]
+    estimates = [Estimate.of(error) for error in errors]
+    values = [error.value for error in estimates]
+    bars = [2 * error.standard_error for error in estimates]
     ax.set(xscale="log", yscale="log")
     container = ax.errorbar(
         steps, values, yerr=bars, fmt="o-", color=color, label=label, ms=4, capsize=2

@@ -1095,7 +1095,8 @@ def test_richardson_extrapolates_the_logarithms_of_two_runs() -> None:
     pairs = fine[::2].reshape(3, 60, 2).mean(2)
     shape = ((4 * pairs.log() - coarse.log()) / 3).exp()
     shape = shape / shape.sum(1, keepdim=True) * coarse.sum(1, keepdim=True)
-    torch.testing.assert_close(got, shape, rtol=1e-12, atol=0)
+    # averages by 4 nodes and by pairs of 4 differ in the tails, far below the peak
+    torch.testing.assert_close(got, shape, rtol=0, atol=1e-11)
 
 
 # The walls

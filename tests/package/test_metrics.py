@@ -14,7 +14,9 @@ from torch import Tensor
 
 from diffedu.metrics import (
     Estimate,
+    convergence_order,
     energy_distance,
+    grid_kl,
     sampling_floor,
     sliced_wasserstein,
 )
@@ -250,3 +252,99 @@ def test_the_floor_of_the_energy_distance_is_zero_within_its_error() -> None:
 
 def _seeded() -> torch.Generator:
     return torch.Generator().manual_seed(11)
+
+
+# Densities on cells
+
+
+def test_grid_kl_is_the_divergence_of_two_normals() -> None:
+    x = torch.linspace(-9, 9, 1801, dtype=torch.float64)
+    p = torch.from_numpy(scipy.stats.norm(0.3, 0.8).pdf(x))
+    q = torch.from_numpy(scipy.stats.norm(-0.2, 1.1).pdf(x))
+    exact = math.log(1.1 / 0.8) + (0.8**2 + 0.5**2) / (2 * 1.1**2) - 0.5
+    assert grid_kl(p, q, 0.01) == pytest.approx(exact, abs=1e-9)
+    assert grid_kl(p, p, 0.01) == 0
+
+
+def test_grid_kl_where_a_density_vanishes() -> None:
+    p = torch.tensor([[0.5, 0.5], [0.0, 0.0]])
+    q = torch.tensor([[0.5, 0.25], [0.0, 0.25]])
+    assert grid_kl(p, q, 1.0) == pytest.approx(0.5 * math.log(2))
+    assert grid_kl(p, q, 0.5) == pytest.approx(0.25 * math.log(2))
+    assert grid_kl(q, p, 1.0) == math.inf
+
+
+@pytest.mark.parametrize(
+    ("p", "q", "volume", "message"),
+    [
+        (torch.ones(3), torch.ones(4), 1.0, "p and q"),
+        (torch.tensor([-1.0, 2.0]), torch.ones(2), 1.0, "p must not be negative"),
+        (torch.ones(2), torch.tensor([math.nan, 1.0]), 1.0, "q must be finite"),
+        (torch.ones(2).half(), torch.ones(2).half(), 1.0, "p must be a float32"),
+        (torch.ones(2), torch.ones(2), 0.0, "volume"),
+    ],
+)
+@pytest.mark.usefixtures("no_shape_checks")
+def test_grid_kl_refuses(p: Tensor, q: Tensor, volume: float, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        grid_kl(p, q, volume)
+
+
+# Orders of convergence
+
+STEPS = [0.4, 0.2, 0.1, 0.03]
+
+
+def test_convergence_order_of_a_power_is_its_exponent() -> None:
+    order = convergence_order(STEPS, [3 * h**1.7 for h in STEPS])
+    assert order.value == pytest.approx(1.7, abs=1e-12)
+    assert order.standard_error < 1e-12
+
+
+def test_convergence_order_of_numbers_is_a_linear_regression() -> None:
+    errors = [0.9, 0.31, 0.17, 0.03]
+    fit = scipy.stats.linregress(np.log(STEPS), np.log(errors))
+    order = convergence_order(torch.tensor(STEPS), errors)
+    assert order.value == pytest.approx(fit.slope, rel=1e-6)
+    assert order.standard_error == pytest.approx(fit.stderr, rel=1e-5)
+
+
+def test_convergence_order_weighs_estimates_by_their_errors() -> None:
+    """Repetitions with the stated errors scatter as the stated standard error says."""
+    g = torch.Generator().manual_seed(4)
+    truth = 2 * torch.tensor(STEPS) ** 0.5
+    deviation = truth * torch.tensor([0.02, 0.01, 0.005, 0.04])
+    orders = []
+    for _ in range(600):
+        drawn = truth + deviation * torch.randn(4, generator=g)
+        pairs = zip(drawn.tolist(), deviation.tolist(), strict=True)
+        orders.append(convergence_order(STEPS, [Estimate(*pair) for pair in pairs]))
+    slopes = torch.tensor([order.value for order in orders])
+    stated = orders[0].standard_error
+    assert abs(float(slopes.mean()) - 0.5) < 5 * stated / math.sqrt(600)
+    spread = float(slopes.std())
+    assert spread == pytest.approx(stated, rel=5 / math.sqrt(2 * 600))
+    plain = convergence_order(STEPS, truth.tolist())
+    assert plain.value == pytest.approx(0.5, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("steps", "errors", "message"),
+    [
+        ([0.1, 0.2], [1.0, 2.0], "at least 3"),
+        ([0.1, 0.2, 0.3], [1.0, 2.0], "same length"),
+        ([0.1, 0.2, 0.0], [1.0, 2.0, 3.0], "steps must be positive"),
+        ([0.1, 0.2, 0.3], [1.0, 0.0, 3.0], "errors must be positive"),
+        ([0.1, 0.2, 0.3], [1.0, math.nan, 3.0], "errors must be positive"),
+    ],
+)
+def test_convergence_order_refuses(
+    steps: list[float], errors: list[float], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        convergence_order(steps, errors)
+
+
+def test_the_standard_error_of_a_plain_number_is_zero() -> None:
+    assert Estimate.of(0.25) == Estimate(0.25, 0.0)
+    assert Estimate.of(Estimate(1.0, 0.5)) == Estimate(1.0, 0.5)

@@ -10,6 +10,7 @@ import torch
 from matplotlib.axes import Axes
 
 from diffedu import plots
+from diffedu.metrics import Estimate
 from diffedu.mixture import three_gaussians, three_gaussians_1d
 from tests.package.oracles import torch_mixture
 
@@ -124,3 +125,16 @@ def test_the_style_has_an_opaque_ground_and_no_colour_twice() -> None:
         assert plt.rcParams["figure.facecolor"] == "white"
         colours = [c["color"] for c in plt.rcParams["axes.prop_cycle"]]
     assert len(set(colours)) == len(colours) == 6
+
+
+def test_convergence_has_bars_of_two_standard_errors_and_a_guide(ax: Axes) -> None:
+    steps = [0.1, 0.2, 0.4]
+    errors = [Estimate(0.3, 0.01), Estimate(0.5, 0.02), 0.9]
+    line, guide = plots.plot_convergence(ax, steps, errors, order=2.0)
+    assert (ax.get_xscale(), ax.get_yscale()) == ("log", "log")
+    np.testing.assert_allclose(line.get_xydata().T, [steps, [0.3, 0.5, 0.9]])
+    # through the error of the smallest step, with slope 2
+    np.testing.assert_allclose(guide.get_xydata().T, [steps, [0.3, 1.2, 4.8]])
+    (bars,) = ax.containers[0].lines[2]
+    heights = [np.ptp(segment[:, 1]) for segment in bars.get_segments()]
+    np.testing.assert_allclose(heights, [0.04, 0.08, 0.0], atol=1e-12)
