@@ -452,11 +452,11 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "averages of a column": (
         lambda: LINE.average(lambda x: x),
-        r"density must give one number per point, shape \(40,\), got \(40, 1\)",
+        r"density must give one number per point, shape \(\d+,\), got \(\d+, 1\)",
     ),
     "averages of NaN": (
         lambda: PLANE.average(lambda x: x[:, 0] * NAN),
-        "density must be finite, got 400 NaN or infinite of 400",
+        r"density must be finite, got \d+ NaN or infinite of \d+",
     ),
     "fokker-planck of an ode": (
         lambda: solved(SDE(lambda x, t: -x)),
