@@ -10,8 +10,9 @@ and Cooper 1970),
     J = ½ λ_e (B(−w) p_i − B(w) p_{i+e}),  B(z) = z / (e^z − 1),  w = 2 ∫ G⁻¹f·dl.
 
 So the equation becomes that of a Markov chain which jumps between cells at positive
-rates. Mass is kept, and where f = ½ G ∇log π the chain is in detailed balance with π at
-the centres of the cells. In time, each direction takes Crank–Nicolson steps along its
+rates. Mass is kept, to rounding, and where f = ½ G ∇log π the chain is in detailed
+balance with π at the centres of the cells, as exactly as 4-point quadrature integrates
+∇log π between them. In time, each direction takes Crank–Nicolson steps along its
 chains of cells, and Strang splitting joins the directions: order 2 in h and in Δt.
 
 Two limits. The split step keeps a stationary state in detailed balance exactly, and one
@@ -52,7 +53,7 @@ TINY = np.finfo(float).tiny
 
 ROUNDING = 1e-12  # relative: below it a number is an artefact of float64
 
-MOST_STEPS = 1000  # that one step is divided into before it is refused
+MOST_ATTEMPTS = 1000  # at one step, whole and in parts, before it is refused
 
 
 _NOT_AN_SDE = "sde must be an SDE, whose diffusion depends on t alone, got {}"
@@ -265,7 +266,7 @@ def _edges(
 def _lattice_directions(D: ndarray) -> list[tuple[tuple[int, ...], float]]:
     """Steps e of the grid and λ_e > 0 with D = Σ λ_e e eᵀ, at most three in the plane.
 
-    Source: Selling 1874; Fehrenbach and Mirebeau 2014, section 2.
+    Source: Selling 1874; Fehrenbach and Mirebeau 2014.
     """
     if len(D) == 1:
         return [((1,), float(D[0, 0]))]
@@ -505,12 +506,13 @@ def solve_fokker_planck(
         times: strictly monotone, in the domain of the SDE.
         mass_tolerance: how far the mass of p_0 on the grid may be from 1.
         wall_mass: how much mass the outermost cells along walls may hold: more says
-            that the grid cuts the law off. math.inf for walls that are meant.
+            that the grid cuts the law off (finer cells hold less of the same density).
+            math.inf for walls that are meant.
 
     Raises:
         ValueError: an argument is out of range; p_0 is negative or has another mass;
             drift or diffusion is not finite, or g gᵀ singular; mass gathers at a wall;
-            a step would have to be divided into more than 1000.
+            1000 attempts at a step, whole and in parts, do not reach its end.
 
     Source: Chang and Cooper 1970; Crank and Nicolson 1947; Strang 1968.
     """
@@ -544,7 +546,7 @@ def _advance(
 
     def advance(p: ndarray, t: float, s: float) -> ndarray:
         now, ends = t, [s]
-        for _ in range(MOST_STEPS):
+        for _ in range(MOST_ATTEMPTS):
             end = ends[-1]
             middle = 0.5 * (now + end)
             # the steps of a uniform grid of times differ by rounding alone
@@ -561,7 +563,7 @@ def _advance(
                 return p
         raise ValueError(
             f"times are too far apart: from {t:g} to {s:g} the density would stay "
-            f"positive only in more than {MOST_STEPS} steps"
+            f"positive only in many short steps ({MOST_ATTEMPTS} attempts made)"
         )
 
     return advance
