@@ -27,6 +27,7 @@ from diffedu.path import (
 )
 from diffedu.sde import (
     SDE,
+    BrownianPath,
     MultiplicativeSDE,
     brownian_path,
     divergence,
@@ -516,6 +517,15 @@ def test_increments_are_differences_of_values_and_add_up() -> None:
     assert torch.equal(path.at(c), path.w[6])
     # the last digits of a time do not matter
     assert torch.equal(path.at(torch.tensor(3 / 7).double() + 1e-12), path.w[3])
+
+
+def test_a_path_is_not_read_between_its_times_nor_backwards() -> None:
+    path = brownian_path([0.0, 0.5, 1.0], 2, 1, seeded())
+    for t in (0.25, 0.499, 1.001):
+        with pytest.raises(ValueError, match="t must be one of the path's 3 times"):
+            path.at(torch.tensor(t).double())
+    with pytest.raises(ValueError, match="times must increase"):
+        BrownianPath(path.times.flip(0), path.w)
 
 
 def test_a_refined_path_keeps_its_values_and_bridges_between_them() -> None:
