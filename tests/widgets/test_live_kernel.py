@@ -149,6 +149,9 @@ def open_notebook(visit, lab):
     def open_it(name: str):
         url = f"{lab.address}/doc/tree/{name}.ipynb?token={lab.token}"
         page = visit(url, width=1100, height=1400).page
+        # a slow server has not said yet which kernels there are, and the page asks
+        choose = page.locator("dialog .jp-mod-accept")
+        page.add_locator_handler(choose, lambda button: button.click())
         page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=60_000)
         page.wait_for_selector('[data-status="idle"]', state="attached", timeout=60_000)
         return page
