@@ -53,6 +53,8 @@ TINY = np.finfo(float).tiny
 
 ROUNDING = 1e-12  # relative: below it a number is an artefact of float64
 
+AHEAD = 8192  # so many cells are stepped in a run before their densities are looked at
+
 MOST_ATTEMPTS = 1000  # at one step, whole and in parts, before it is refused
 
 
@@ -520,21 +522,42 @@ def solve_fokker_planck(
         raise ValueError(_NOT_AN_SDE.format(type(sde).__name__))
     times = time_tensor(times, sde.domain)
     p = _start(p_0, grid, mass_tolerance)
-    advance = _advance(sde, grid, times)
-    _require_clear_walls(p, grid, wall_mass, float(times[0]))
-    yield torch.from_numpy(p.reshape(grid.shape).copy())
-    for t, s in pairwise(times.tolist()):
-        p = advance(p, t, s)
-        _require_clear_walls(p, grid, wall_mass, s)
-        yield torch.from_numpy(p.reshape(grid.shape).copy())
+    for ends, states in _runs(_steps(sde, grid, times.tolist()), p, times.tolist()):
+        mass = states @ grid._wall_volume
+        crowded = np.flatnonzero(mass > wall_mass)
+        clear = crowded[0] if crowded.size else len(states)
+        yield from torch.from_numpy(states[:clear].reshape(-1, *grid.shape).copy())
+        if crowded.size:
+            raise ValueError(
+                f"grid is too small: at t = {ends[clear]:g} the cells along its walls "
+                f"hold the mass {mass[clear]:.3g}, more than wall_mass = {wall_mass:g}"
+            )
 
 
-def _advance(
-    sde: SDE, grid: Grid, times: Tensor
-) -> Callable[[ndarray, float, float], ndarray]:
-    """(p_t, t, s) ↦ p_s; an autonomous SDE is discretised and factored once."""
-    start, end = float(times[0]), float(times[-1])
-    clock = 1 if end > start else -1
+def _runs(
+    step: Callable[[float, float], Callable[[ndarray], ndarray]],
+    p: ndarray,
+    times: list[float],
+) -> Iterator[tuple[list[float], ndarray]]:
+    """The times and the states (times, cells), first p alone, then run by run.
+
+    Looking at many small states at once costs less than looking at each.
+    """
+    yield times[:1], p[None]
+    length = max(1, AHEAD // p.size)
+    for k in range(0, len(times) - 1, length):
+        ends = times[k : k + length + 1]
+        states = _run(step, p, ends)
+        p = states[-1]
+        yield ends[1:], states
+
+
+def _steps(
+    sde: SDE, grid: Grid, times: list[float]
+) -> Callable[[float, float], Callable[[ndarray], ndarray]]:
+    """(t, s) to the step from t to s; an autonomous SDE is factored only once."""
+    start = times[0]
+    clock = 1 if times[-1] > start else -1
 
     @lru_cache(maxsize=1)
     def rates(t: float) -> list[_Rates]:
@@ -544,29 +567,54 @@ def _advance(
     def stepper(t: float, tau: float) -> Callable[[ndarray], ndarray]:
         return _stepper(rates(t), math.prod(grid.shape), tau)
 
-    def advance(p: ndarray, t: float, s: float) -> ndarray:
-        now, ends = t, [s]
-        for _ in range(MOST_ATTEMPTS):
-            end = ends[-1]
-            middle = 0.5 * (now + end)
-            # the steps of a uniform grid of times differ by rounding alone
-            tau = float(f"{abs(end - now):.12e}")
-            p_end = stepper(start if sde.autonomous else middle, tau)(p)
-            lowest = p_end.min()
-            if lowest <= -TINY:
-                ends.append(middle)
-                continue
-            # so small a negative number has lost its digits
-            p = p_end if lowest >= 0 else np.maximum(p_end, 0)
-            now = ends.pop()
-            if not ends:
-                return p
-        raise ValueError(
-            f"times are too far apart: from {t:g} to {s:g} the density would stay "
-            f"positive only in many short steps ({MOST_ATTEMPTS} attempts made)"
-        )
+    def step(t: float, s: float) -> Callable[[ndarray], ndarray]:
+        # the steps of a uniform grid of times differ by rounding alone
+        tau = float(f"{abs(s - t):.12e}")
+        return stepper(start if sde.autonomous else 0.5 * (t + s), tau)
 
-    return advance
+    return step
+
+
+def _run(
+    step: Callable[[float, float], Callable[[ndarray], ndarray]],
+    p: ndarray,
+    times: list[float],
+) -> ndarray:
+    """The states after p, one for each of the later times, (steps, cells)."""
+    states = np.empty((len(times) - 1, p.size))
+    q = p
+    for k, (t, s) in enumerate(pairwise(times)):
+        states[k] = q = step(t, s)(q)
+    if states.min() < 0:
+        for k, (t, s) in enumerate(pairwise(times)):
+            states[k] = p = _advance(step, p, t, s)
+    return states
+
+
+def _advance(
+    step: Callable[[float, float], Callable[[ndarray], ndarray]],
+    p: ndarray,
+    t: float,
+    s: float,
+) -> ndarray:
+    """p_s >= 0 from p_t, in one step from t to s, or in halves of it where needed."""
+    now, ends = t, [s]
+    for _ in range(MOST_ATTEMPTS):
+        end = ends[-1]
+        p_end = step(now, end)(p)
+        lowest = p_end.min()
+        if lowest <= -TINY:
+            ends.append(0.5 * (now + end))
+            continue
+        # so small a negative number has lost its digits
+        p = p_end if lowest >= 0 else np.maximum(p_end, 0)
+        now = ends.pop()
+        if not ends:
+            return p
+    raise ValueError(
+        f"times are too far apart: from {t:g} to {s:g} the density would stay "
+        f"positive only in many short steps ({MOST_ATTEMPTS} attempts made)"
+    )
 
 
 def _start(p_0: Density | Tensor, grid: Grid, mass_tolerance: float) -> ndarray:
@@ -586,15 +634,6 @@ def _start(p_0: Density | Tensor, grid: Grid, mass_tolerance: float) -> ndarray:
             f"{mass:.8g}; a larger or finer grid may hold it"
         )
     return p.numpy().reshape(-1).copy()
-
-
-def _require_clear_walls(p: ndarray, grid: Grid, wall_mass: float, t: float) -> None:
-    mass = p @ grid._wall_volume
-    if mass > wall_mass:
-        raise ValueError(
-            f"grid is too small: at t = {t:g} the cells along its walls hold the mass "
-            f"{mass:.3g}, more than wall_mass = {wall_mass:g}"
-        )
 
 
 def richardson(
