@@ -43,6 +43,9 @@ from diffedu.sde import SDE, Times
 Density = Callable[[Tensor], Tensor]
 """A probability density: points (n, d) to (n,)."""
 
+Step = Callable[[ndarray], ndarray]
+"""Densities to densities, as flat arrays of all cells."""
+
 NODES, WEIGHTS = np.polynomial.legendre.leggauss(4)
 NODES, WEIGHTS = 0.5 * (NODES + 1), 0.5 * WEIGHTS
 """Gauss–Legendre quadrature on [0, 1]."""
@@ -427,7 +430,7 @@ def stationary_density(sde: SDE, grid: Grid, t: float = 0.0) -> Float[Tensor, "*
 # Time: Crank–Nicolson steps along the chains
 
 
-def _sparse_solver(M: sparray) -> Callable[[ndarray], ndarray]:
+def _sparse_solver(M: sparray) -> Step:
     """M⁻¹ for an M-matrix; pivots on the diagonal keep its signs, so M⁻¹p >= 0."""
     order, diagonal = "MMD_AT_PLUS_A", {"SymmetricMode": True}
     factors = splu(
@@ -436,7 +439,7 @@ def _sparse_solver(M: sparray) -> Callable[[ndarray], ndarray]:
     return factors.solve
 
 
-def _backward_euler(rates: _Rates, n: int, tau: float) -> Callable[[ndarray], ndarray]:
+def _backward_euler(rates: _Rates, n: int, tau: float) -> Step:
     """p ↦ (I − τA)⁻¹ p for the A of one direction, factored here.
 
     The columns of I − τA sum to 1 and its other entries are <= 0, so elimination needs
@@ -465,7 +468,7 @@ def _backward_euler(rates: _Rates, n: int, tau: float) -> Callable[[ndarray], nd
     return solve
 
 
-def _stepper(rates: list[_Rates], n: int, tau: float) -> Callable[[ndarray], ndarray]:
+def _stepper(rates: list[_Rates], n: int, tau: float) -> Step:
     """One step of Δt = τ: Crank–Nicolson for a direction, Strang splitting for all.
 
     A Crank–Nicolson step is a backward Euler step q of half its length, extrapolated:
@@ -520,9 +523,9 @@ def solve_fokker_planck(
     """
     if not isinstance(sde, SDE):
         raise ValueError(_NOT_AN_SDE.format(type(sde).__name__))
-    times = time_tensor(times, sde.domain)
+    instants = time_tensor(times, sde.domain).tolist()
     p = _start(p_0, grid, mass_tolerance)
-    for ends, states in _runs(_steps(sde, grid, times.tolist()), p, times.tolist()):
+    for ends, states in _runs(_steps(sde, grid, instants), p, instants):
         mass = states @ grid._wall_volume
         crowded = np.flatnonzero(mass > wall_mass)
         clear = crowded[0] if crowded.size else len(states)
@@ -535,7 +538,7 @@ def solve_fokker_planck(
 
 
 def _runs(
-    step: Callable[[float, float], Callable[[ndarray], ndarray]],
+    step: Callable[[float, float], Step],
     p: ndarray,
     times: list[float],
 ) -> Iterator[tuple[list[float], ndarray]]:
@@ -552,9 +555,7 @@ def _runs(
         yield ends[1:], states
 
 
-def _steps(
-    sde: SDE, grid: Grid, times: list[float]
-) -> Callable[[float, float], Callable[[ndarray], ndarray]]:
+def _steps(sde: SDE, grid: Grid, times: list[float]) -> Callable[[float, float], Step]:
     """(t, s) to the step from t to s; an autonomous SDE is factored only once."""
     start = times[0]
     clock = 1 if times[-1] > start else -1
@@ -564,10 +565,10 @@ def _steps(
         return _jump_rates(sde, grid, t, clock=clock)
 
     @lru_cache(maxsize=16)
-    def stepper(t: float, tau: float) -> Callable[[ndarray], ndarray]:
+    def stepper(t: float, tau: float) -> Step:
         return _stepper(rates(t), math.prod(grid.shape), tau)
 
-    def step(t: float, s: float) -> Callable[[ndarray], ndarray]:
+    def step(t: float, s: float) -> Step:
         # the steps of a uniform grid of times differ by rounding alone
         tau = float(f"{abs(s - t):.12e}")
         return stepper(start if sde.autonomous else 0.5 * (t + s), tau)
@@ -576,7 +577,7 @@ def _steps(
 
 
 def _run(
-    step: Callable[[float, float], Callable[[ndarray], ndarray]],
+    step: Callable[[float, float], Step],
     p: ndarray,
     times: list[float],
 ) -> ndarray:
@@ -592,7 +593,7 @@ def _run(
 
 
 def _advance(
-    step: Callable[[float, float], Callable[[ndarray], ndarray]],
+    step: Callable[[float, float], Step],
     p: ndarray,
     t: float,
     s: float,

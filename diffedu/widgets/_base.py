@@ -147,9 +147,10 @@ class Widget(anywidget.AnyWidget):
     seed = Whole(0, least=0, most=2**32 - 1)
     playing = Flag(False)
 
+    # Abstract by hand: traitlets' metaclass does not mix with ABCMeta
+
     def _pictures(self) -> list[Picture]:
         """The first frame, one picture per panel."""
-        # traitlets' metaclass does not mix with ABCMeta: abstract by hand
         raise NotImplementedError
 
     def _description(self) -> str:

@@ -1024,11 +1024,12 @@ def test_particles_have_the_moments_of_the_density(backwards: bool) -> None:
 # Richardson
 
 
-def richardson_errors(run, counts: Sequence[int], exact, make_grid) -> list[float]:
+def richardson_errors(
+    sde, p_0, exact, grids: Sequence[Grid], steps: Sequence[int]
+) -> list[float]:
     errors = []
-    for n in counts:
-        grid = make_grid(n)
-        p = last(run(grid, n))
+    for grid, n in zip(grids, steps, strict=True):
+        p = last(richardson(sde, p_0, grid, time_grid(0.0, 0.5, n)))
         assert float(p.min()) >= 0
         errors.append(l1(p, grid.average(exact), grid))
     return errors
@@ -1037,15 +1038,11 @@ def richardson_errors(run, counts: Sequence[int], exact, make_grid) -> list[floa
 def test_richardson_is_of_order_four_on_the_line() -> None:
     counts = [60, 90, 120, 180, 240]
     errors = richardson_errors(
-        lambda grid, n: richardson(
-            forward(OU),
-            path_density(G1D, OU, 0.1),
-            grid,
-            time_grid(0.0, 0.5, n // 6),
-        ),
-        counts,
+        forward(OU),
+        path_density(G1D, OU, 0.1),
         path_density(G1D, OU, 0.6),
-        lambda n: line(n, 8.0),
+        [line(n, 8.0) for n in counts],
+        [n // 6 for n in counts],
     )
     assert order(counts, errors) == pytest.approx(4, abs=0.3)
     assert errors[-1] < 2e-6
@@ -1060,15 +1057,11 @@ def test_richardson_is_of_order_four_in_the_plane_and_with_time() -> None:
     )
     counts = [24, 32, 40, 56]
     errors = richardson_errors(
-        lambda grid, n: richardson(
-            forward(path),
-            path_density(smooth, path, 0.0),
-            grid,
-            time_grid(0.0, 0.5, n // 8),
-        ),
-        counts,
+        forward(path),
+        path_density(smooth, path, 0.0),
         path_density(smooth, path, 0.5),
-        lambda n: square(n, 5.0),
+        [square(n, 5.0) for n in counts],
+        [n // 8 for n in counts],
     )
     assert order(counts, errors) == pytest.approx(4, abs=0.3)
 

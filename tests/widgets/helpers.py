@@ -99,6 +99,37 @@ def every_control_changes_the_numbers(widget, sliders, choices) -> None:
         assert widget.numbers() != before, value
 
 
+def times_while_playing(widget) -> int:
+    """How many different times the clock shows in the 1.8 s after Play."""
+    widget.button("Play").click()
+    return widget.figure.evaluate(
+        """async figure => {
+            const seen = new Set();
+            const until = performance.now() + 1800;
+            while (performance.now() < until) {
+                seen.add(figure.diffedu.get("t"));
+                await new Promise(requestAnimationFrame);
+            }
+            return seen.size;
+        }"""
+    )
+
+
+def plays_by_keyboard(widget) -> None:
+    """Space on the play button starts it and stops it."""
+    widget.button("Play").focus()
+    for playing in (True, False):
+        widget.page.keyboard.press("Space")
+        assert widget.get("playing") is playing
+
+
+def says(place, message: str) -> None:
+    """A figure, or a page, tells the reader what is wrong."""
+    alert = place.get_by_role("alert")
+    alert.wait_for(timeout=10_000)
+    assert message in alert.text_content()
+
+
 def middle(locator) -> tuple[float, float]:
     box = locator.bounding_box()
     return box["x"] + box["width"] / 2, box["y"] + box["height"] / 2

@@ -28,7 +28,9 @@ from tests.widgets.helpers import (
     every_control_changes_the_numbers,
     middle,
     normals,
+    says,
     slide,
+    times_while_playing,
 )
 
 NAME = "bent_potential"
@@ -613,19 +615,7 @@ def test_pointing_reads_the_densities(open_widget):
 
 def test_reduced_motion_jumps(open_widget):
     widget, _ = open_widget(NAME, reduced_motion="reduce")
-    widget.button("Play").click()
-    seen = widget.figure.evaluate(
-        """async figure => {
-            const seen = new Set();
-            const until = performance.now() + 1800;
-            while (performance.now() < until) {
-                seen.add(figure.diffedu.get("t"));
-                await new Promise(requestAnimationFrame);
-            }
-            return seen.size;
-        }"""
-    )
-    assert 2 <= seen <= 5
+    assert 2 <= times_while_playing(widget) <= 5
 
 
 @pytest.mark.parametrize(
@@ -644,9 +634,7 @@ def test_reduced_motion_jumps(open_widget):
 )
 def test_bad_state_is_said_in_the_figure(visit, write_page, figures, state, message):
     seen = visit(write_page(broken(figures[NAME], **state)))
-    alert = seen.page.get_by_role("alert")
-    alert.wait_for(timeout=10_000)
-    assert message in alert.text_content()
+    says(seen.page, message)
     seen.clean()
 
 

@@ -168,11 +168,8 @@ def printed(page, number: int) -> str:
 
 def test_python_drives_the_widget_and_hears_it(open_notebook):
     page = open_notebook("mixture")
-    run_cell(page, 0)
-    figure = page.locator("figure.diffedu-widget")
-    figure.wait_for(timeout=30_000)
-    page.wait_for_selector('figure[data-state="live"]', timeout=10_000)
-    assert figure.count() == 1
+    figure = shown_by_first_cell(page, "dissolving_mixture")
+    assert page.locator("figure.diffedu-widget").count() == 1
     share, colours = figure.locator("canvas").evaluate(PAINTED)
     assert share > 0.1
     assert colours > 20
@@ -201,14 +198,19 @@ def test_python_drives_the_widget_and_hears_it(open_notebook):
     assert re.search(r"t is now 0\.75, 5 components", printed(page, 3))
 
 
+def shown_by_first_cell(page, name: str):
+    """The live figure that the first cell of a notebook shows."""
+    run_cell(page, 0)
+    figure = page.locator(f'figure[data-widget="{name}"]')
+    figure.wait_for(timeout=30_000)
+    live = f'figure[data-widget="{name}"][data-state="live"]'
+    page.wait_for_selector(live, timeout=10_000)
+    return figure
+
+
 def test_python_refines_the_path_and_hears_the_reader_refine_it(open_notebook):
     page = open_notebook("path")
-    run_cell(page, 0)
-    figure = page.locator('figure[data-widget="path_refinement"]')
-    figure.wait_for(timeout=30_000)
-    page.wait_for_selector(
-        'figure[data-widget="path_refinement"][data-state="live"]', timeout=10_000
-    )
+    figure = shown_by_first_cell(page, "path_refinement")
     assert figure.locator("canvas").count() == 3
     run_cell(page, 1)
     page.wait_for_selector('figure input[aria-valuetext="1/64"]', timeout=10_000)
@@ -221,12 +223,7 @@ def test_python_refines_the_path_and_hears_the_reader_refine_it(open_notebook):
 
 def test_python_bends_the_potential_and_hears_the_reader_bend_it(open_notebook):
     page = open_notebook("potential")
-    run_cell(page, 0)
-    figure = page.locator('figure[data-widget="bent_potential"]')
-    figure.wait_for(timeout=30_000)
-    page.wait_for_selector(
-        'figure[data-widget="bent_potential"][data-state="live"]', timeout=10_000
-    )
+    figure = shown_by_first_cell(page, "bent_potential")
     run_cell(page, 1)
     page.wait_for_function(
         "document.querySelector('figure select').value === 'tilted'", timeout=10_000

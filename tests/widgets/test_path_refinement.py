@@ -28,6 +28,8 @@ from tests.widgets.helpers import (
     assert_same,
     broken,
     every_control_changes_the_numbers,
+    plays_by_keyboard,
+    says,
     slide,
 )
 
@@ -531,11 +533,7 @@ def test_it_works_from_the_keyboard(open_widget):
     widget.button("Refine").focus()
     widget.page.keyboard.press("Enter")
     assert widget.get("level") == 5
-    widget.button("Play").focus()
-    widget.page.keyboard.press("Space")
-    assert widget.get("playing") is True
-    widget.page.keyboard.press("Space")
-    assert widget.get("playing") is False
+    plays_by_keyboard(widget)
     seen.clean()
 
 
@@ -575,9 +573,7 @@ def test_a_changed_parameter_is_answered_within_a_frame_or_two(open_widget):
 )
 def test_bad_state_is_said_in_the_figure(visit, write_page, figures, state, message):
     seen = visit(write_page(broken(figures[NAME], **state)))
-    alert = seen.page.get_by_role("alert")
-    alert.wait_for(timeout=10_000)
-    assert message in alert.text_content()
+    says(seen.page, message)
     seen.clean()
 
 

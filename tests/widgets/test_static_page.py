@@ -12,7 +12,10 @@ from tests.widgets.helpers import (
     broken,
     every_control_changes_the_numbers,
     middle,
+    plays_by_keyboard,
+    says,
     slide,
+    times_while_playing,
 )
 
 DISSOLVING, REVERSE = "dissolving_mixture", "reverse_trajectories"
@@ -141,19 +144,7 @@ def test_nothing_runs_off_screen(open_widget, name, clock):
 
 def test_reduced_motion_jumps(open_widget):
     widget, _ = open_widget(DISSOLVING, reduced_motion="reduce")
-    widget.button("Play").click()
-    seen = widget.figure.evaluate(
-        """async figure => {
-            const seen = new Set();
-            const until = performance.now() + 1800;
-            while (performance.now() < until) {
-                seen.add(figure.diffedu.get("t"));
-                await new Promise(requestAnimationFrame);
-            }
-            return seen.size;
-        }"""
-    )
-    assert 2 <= seen <= 5
+    assert 2 <= times_while_playing(widget) <= 5
 
 
 # Controls
@@ -308,11 +299,7 @@ def test_everything_works_from_the_keyboard(open_widget):
     slider.focus()
     widget.page.keyboard.press("ArrowRight")
     assert widget.get("t") > 0
-    widget.button("Play").focus()
-    widget.page.keyboard.press("Space")
-    assert widget.get("playing") is True
-    widget.page.keyboard.press("Space")
-    assert widget.get("playing") is False
+    plays_by_keyboard(widget)
     seen.clean()
 
 
@@ -405,9 +392,7 @@ def test_bad_state_is_said_in_the_figure(visit, write_page, figures, state, mess
     faces = "".join(broken(figures[name], **state) for name in OF_MIXTURES)
     seen = visit(write_page(faces))
     for figure in seen.page.locator("figure").all():
-        alert = figure.get_by_role("alert")
-        alert.wait_for(timeout=10_000)
-        assert message in alert.text_content()
+        says(figure, message)
         assert figure.get_attribute("data-state") == "error"
     seen.clean()
 
@@ -427,9 +412,7 @@ def test_bad_numbers_are_said_in_the_figure(
     visit, write_page, figures, name, state, message
 ):
     seen = visit(write_page(broken(figures[name], **state)))
-    alert = seen.page.get_by_role("alert")
-    alert.wait_for(timeout=10_000)
-    assert message in alert.text_content()
+    says(seen.page, message)
     seen.clean()
 
 
@@ -449,7 +432,5 @@ def test_state_that_is_not_json_leaves_the_picture(visit, write_page, figures):
     html = figures[DISSOLVING]
     start = html.index('<script type="application/json">') + 32
     seen = visit(write_page(html[:start] + "{" + html[start:]))
-    alert = seen.page.get_by_role("alert")
-    alert.wait_for(timeout=10_000)
-    assert "cannot come to life" in alert.text_content()
+    says(seen.page, "cannot come to life")
     assert seen.page.locator("figure img").is_visible()
