@@ -137,6 +137,33 @@ class GaussianPath(ABC):
         """log(α²/σ²)."""
         return 2 * self.alpha(t).log() - self.variance(t).log()
 
+    def time_at(self, ratio: Time) -> Tensor:
+        """The t at which σ(t)/α(t), the noise-to-signal ratio, is `ratio`.
+
+        Raises:
+            ValueError: the ratio is not in [0, σ(t_max)/α(t_max)].
+        """
+        ratio = float_tensor("ratio", ratio)
+        # α may be 0 at t_max, and the ratio infinite there
+        greatest = float(self.sigma(self.t_max) / self.alpha(self.t_max))
+        within = (ratio >= 0) & (ratio <= greatest * (1 + 1e-6))
+        if readable(ratio) and not within.all():
+            raise ValueError(
+                f"ratio must lie in [0, {greatest:.6g}], got {float(ratio.min()):.6g} "
+                f"to {float(ratio.max()):.6g}"
+            )
+        return self._time_at(ratio).clamp(max=self.t_max)
+
+    def _time_at(self, ratio: Tensor) -> Tensor:
+        """The inverse of σ/α, which grows with t, by bisection."""
+        low, high = torch.zeros_like(ratio), torch.full_like(ratio, self.t_max)
+        for _ in range(60):
+            middle = 0.5 * (low + high)
+            below = self.sigma(middle) < ratio * self.alpha(middle)
+            low = torch.where(below, middle, low)
+            high = torch.where(below, high, middle)
+        return 0.5 * (low + high)
+
     def perturb(
         self, x_0: Float[Tensor, "n *d"], eps: Float[Tensor, "n *d"], t: Time
     ) -> Float[Tensor, "n *d"]:
@@ -265,6 +292,13 @@ class OrnsteinUhlenbeck(GaussianPath):
             return self.diffusion**2 * t
         return -(self.stationary_std**2) * torch.expm1(-2 * self.beta * t)
 
+    def _time_at(self, ratio: Tensor) -> Tensor:
+        """σ²/α² = g²/(2β) (e^{2βt} − 1)."""
+        scaled = (ratio / self.diffusion) ** 2
+        if self.beta == 0:
+            return scaled
+        return torch.log1p(2 * self.beta * scaled) / (2 * self.beta)
+
     def f(self, t: Time) -> Tensor:
         """−β."""
         return torch.full_like(self.time(t), -self.beta)
@@ -316,6 +350,14 @@ class VariancePreserving(GaussianPath):
         """1 − α², without the cancellation at small t."""
         return -torch.expm1(2 * self.log_alpha(t))
 
+    def _time_at(self, ratio: Tensor) -> Tensor:
+        """σ²/α² = e^{∫β} − 1: the root of ½ (β_max − β_min) t² + β_min t = ∫β."""
+        integral = torch.log1p(ratio**2)
+        slope = self.beta_max - self.beta_min
+        root = (self.beta_min**2 + 2 * slope * integral).sqrt()
+        time = 2 * integral / (self.beta_min + root)
+        return torch.where(integral > 0, time, 0.0)  # 0/0 where β_min = 0
+
     def f(self, t: Time) -> Tensor:
         """−½β(t)."""
         return -0.5 * self.beta(t)
@@ -347,6 +389,10 @@ class Cosine(GaussianPath):
     def sigma_dot(self, t: Time) -> Tensor:
         """(π/2) cos(πt/2)."""
         return 0.5 * math.pi * self.alpha(t)
+
+    def _time_at(self, ratio: Tensor) -> Tensor:
+        """σ/α = tan(πt/2)."""
+        return ratio.atan() / (0.5 * math.pi)
 
     def f(self, t: Time) -> Tensor:
         """−(π/2) tan(πt/2)."""
@@ -395,6 +441,10 @@ class VarianceExploding(GaussianPath):
         """σ_min² (r^{2t} − 1)."""
         return self.sigma_min**2 * torch.expm1(2 * self.log_ratio * self.time(t))
 
+    def _time_at(self, ratio: Tensor) -> Tensor:
+        """σ² = σ_min² (r^{2t} − 1)."""
+        return torch.log1p((ratio / self.sigma_min) ** 2) / (2 * self.log_ratio)
+
     def f(self, t: Time) -> Tensor:
         """0."""
         return torch.zeros_like(self.time(t))
@@ -427,6 +477,10 @@ class Straight(GaussianPath):
     def sigma_dot(self, t: Time) -> Tensor:
         """1."""
         return torch.ones_like(self.time(t))
+
+    def _time_at(self, ratio: Tensor) -> Tensor:
+        """σ/α = t/(1 − t)."""
+        return ratio / (1 + ratio)
 
     def f(self, t: Time) -> Tensor:
         """−1/(1 − t)."""
