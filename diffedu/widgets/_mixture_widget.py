@@ -15,7 +15,7 @@ from diffedu.path import (
     VarianceExploding,
     VariancePreserving,
 )
-from diffedu.widgets._base import Array, Checked, StateError, Whole, Widget
+from diffedu.widgets._base import Array, Checked, StateError, Widget
 
 PATHS = {
     path.__name__: path
@@ -67,7 +67,6 @@ class MixtureWidget(Widget):
     means = Array()
     covariances = Array()
     path = Path()
-    n_particles = Whole(600, least=2, most=20_000)
 
     def __init__(self, mixture: GaussianMixture, **traits: Any) -> None:
         super().__init__(**_parameters(mixture), **traits)

@@ -50,6 +50,7 @@ class DissolvingMixture(MixtureWidget):
         "that component of the data; point anywhere for the posterior of x₀."
     )
     t = Real(0.0, least=0.0)
+    n_particles = Whole(600, least=2, most=20_000)
     simulate = Flag(False)
     steps = Whole(100, least=1, most=1000)
 

@@ -69,6 +69,7 @@ class ReverseTrajectories(MixtureWidget):
         "The naive reversal runs the noising SDE with time decreasing and no score."
     )
     steps = Whole(100, least=1, most=1000)
+    n_particles = Whole(500, least=2, most=20_000)
     eta = Real(1.0, least=0.0, most=10.0)
     power = Real(1.0, least=0.1, most=10.0)
     solver = OneOf("euler_maruyama", "heun")

@@ -156,11 +156,11 @@ def test_a_mixture_is_assigned_at_once():
 @pytest.mark.parametrize("kind", OF_MIXTURES)
 def test_what_the_page_sends_is_understood(kind):
     """The front end's message: float32 in base64, a path by name."""
-    widget, other = kind(), kind(ring(4), VariancePreserving(beta_max=11.0), seed=3)
-    names = ["weights", "means", "covariances", "path", "seed"]
+    widget, other = kind(), kind(ring(4), VariancePreserving(beta_max=11.0), title="A")
+    names = ["weights", "means", "covariances", "path", "title"]
     widget.set_state({name: other.get_state()[name] for name in names})
     assert widget.path == VariancePreserving(beta_max=11.0)
-    assert widget.seed == 3
+    assert widget.title == "A"
     assert torch.allclose(widget.mixture.means, ring(4).means, atol=1e-6)
     assert float(widget.mixture.weights.sum()) == pytest.approx(1, abs=1e-15)
 

@@ -389,7 +389,11 @@ BAD = [
 
 @pytest.mark.parametrize(("state", "message"), BAD, ids=[m for _, m in BAD])
 def test_bad_state_is_said_in_the_figure(visit, write_page, figures, state, message):
-    faces = "".join(broken(figures[name], **state) for name in OF_MIXTURES)
+    faces = "".join(
+        broken(figures[kind._name], **state)
+        for kind in WIDGETS
+        if issubclass(kind, MixtureWidget) and all(map(kind.class_traits().get, state))
+    )
     seen = visit(write_page(faces))
     for figure in seen.page.locator("figure").all():
         says(figure, message)

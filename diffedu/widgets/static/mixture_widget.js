@@ -44,8 +44,8 @@ export class MixtureWidget extends Widget {
     this.remembered = {}; // the last parameters of each process
   }
 
-  /** The objects that the shared traits describe; throws on bad ones. */
-  readShared() {
+  /** The mixture and the path that the traits describe; throws on bad ones. */
+  readMixture() {
     const get = (name) => this.model.get(name);
     const mixture = new GaussianMixture(
       decode(get("weights")),
@@ -53,9 +53,13 @@ export class MixtureWidget extends Widget {
       decode(get("covariances")),
     );
     if (mixture.dim !== 2) throw new Error("means must be points of the plane");
+    return { mixture, path: make_path(get("path")) };
+  }
+
+  /** Those, and how many particles and steps there are. */
+  readShared() {
     return {
-      mixture,
-      path: make_path(get("path")),
+      ...this.readMixture(),
       n: this.whole("n_particles", 2, 20000),
       steps: this.whole("steps", 1, 1000),
     };
