@@ -83,15 +83,16 @@ class ExponentialMovingAverage:
         self.decay = decay
         self.updates = 0
         self.module = copy.deepcopy(net).requires_grad_(False)
-        self._pairs = (list(self.module.parameters()), list(net.parameters()))
+        self._averaged: list[Tensor] = list(self.module.parameters())
+        self._current: list[Tensor] = list(net.parameters())
 
     @torch.no_grad()
     def update(self) -> None:
         """Move the average towards the network as it is now."""
         self.updates += 1
         rate = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        averaged, current = self._pairs
-        get_ema_multi_avg_fn(rate)(averaged, current, self.updates)
+        move = get_ema_multi_avg_fn(rate)
+        move(self._averaged, self._current, self.updates)
 
 
 def constant(step: int) -> float:

@@ -177,28 +177,37 @@ class Picture:
 
 
 class Plane(Picture):
-    """The plane: `size` pixels square, centred on the origin."""
+    """The plane: `size` pixels square, centred on the origin or on `centre`."""
 
-    def __init__(self, extent: float, size: int = 440) -> None:
+    def __init__(
+        self,
+        extent: float,
+        size: int = 440,
+        centre: tuple[float, float] = (0.0, 0.0),
+    ) -> None:
         super().__init__(size, size, margins=(34, 8, 16, 26))
         self.extent = extent
-        self.axes.set(xlim=(-extent, extent), ylim=(-extent, extent))
-        ticks = _linear_ticks((-extent, extent), _nice_step(2 * extent))
-        self.axes.set_xticks(ticks)
-        self.axes.set_yticks(ticks)
+        self.centre = torch.tensor(centre, dtype=torch.float64)
+        x, y = ((middle - extent, middle + extent) for middle in centre)
+        self.sides = (*x, *y)
+        self.axes.set(xlim=x, ylim=y)
+        step = _nice_step(2 * extent)
+        self.axes.set_xticks(_linear_ticks(x, step))
+        self.axes.set_yticks(_linear_ticks(y, step))
 
     def density(self, law: GaussianMixture) -> None:
         """The density as shading, √(p / max p)."""
         n = DENSITY_CELLS
         centres = self.extent * ((2 * torch.arange(n, dtype=torch.float64) + 1) / n - 1)
         points = torch.cartesian_prod(centres, centres).reshape(n, n, 2).transpose(0, 1)
+        points = self.centre + points
         log_p = law.log_prob(points.reshape(-1, 2)).reshape(n, n)
         image = np.zeros((n, n, 4), dtype=np.uint8)
         image[..., :3] = DENSITY
         image[..., 3] = (165 * torch.exp(0.5 * (log_p - log_p.max()))).numpy()
         self.axes.imshow(
             image,
-            extent=(-self.extent, self.extent, -self.extent, self.extent),
+            extent=self.sides,
             origin="lower",
             interpolation="bilinear",
         )
@@ -208,7 +217,7 @@ class Plane(Picture):
         cell = 2 * self.extent / count
         line = torch.arange(count, dtype=torch.float64)
         centres = self.extent * ((2 * line + 1) / count - 1)
-        points = torch.cartesian_prod(centres, centres)
+        points = self.centre + torch.cartesian_prod(centres, centres)
         score = law.score(points)
         size = score.norm(dim=-1, keepdim=True)
         arrow = 0.85 * cell * score / (size + 1 / cell)
@@ -226,6 +235,37 @@ class Plane(Picture):
             headlength=4,
         )
 
+    def ellipse(
+        self,
+        mean: torch.Tensor,
+        covariance: torch.Tensor,
+        colour: str,
+        deviations: float = 1.0,
+        **style: Any,
+    ) -> None:
+        """The ellipse of `deviations` standard deviations; `style` is that of `line`."""
+        Lam, Q = torch.linalg.eigh(covariance)
+        angle = torch.linspace(0, 2 * math.pi, 61, dtype=covariance.dtype)
+        circle = torch.stack([angle.cos(), angle.sin()])
+        around = mean[:, None] + deviations * Q @ (Lam.sqrt()[:, None] * circle)
+        self.line(around.mT.numpy(), colour, **style)
+
+    def arrow(self, tail: torch.Tensor, tip: torch.Tensor, colour: str) -> None:
+        """An arrow from one place to another."""
+        self.axes.annotate(
+            "",
+            tip.tolist(),
+            tail.tolist(),
+            arrowprops={
+                "arrowstyle": "->",
+                "color": colour,
+                "linewidth": 1.5 * PIXELS_PER_POINT,
+                "shrinkA": 0,
+                "shrinkB": 0,
+                "mutation_scale": 8,
+            },
+        )
+
     def handles(self, mixture: GaussianMixture) -> None:
         """The numbered discs that can be dragged, and the first component's ellipse."""
         Lam, Q = torch.linalg.eigh(mixture.covariances[0])
@@ -241,6 +281,10 @@ class Plane(Picture):
                 linestyle=(0, (4, 3)),
             )
         )
+        self.discs(mixture)
+
+    def discs(self, mixture: GaussianMixture) -> None:
+        """The numbered discs that can be dragged."""
         disc = {"markersize": 17, "markeredgecolor": "white", "markeredgewidth": 1.4}
         for k, (x, y) in enumerate(mixture.means.tolist()):
             self.axes.plot(x, y, "o", color=COMPONENTS[k % len(COMPONENTS)], **disc)

@@ -230,6 +230,28 @@ export class GaussianMixture {
     return score;
   }
 
+  /** ∇² log p(x) = Σ_k P(k | x) ((s_k − s)(s_k − s)ᵀ − Σ_k⁻¹), d·d numbers per point. */
+  hessian(x) {
+    const { dim: d, n_components: K, precisions } = this;
+    const hessian = new Float64Array(x.length * d);
+    const score = this.score(x);
+    for (let i = 0; i < x.length / d; i++) {
+      const log_p = this._evaluate(x, i);
+      for (let k = 0; k < K; k++) {
+        const r = Math.exp(this._log_joint[k] - log_p);
+        for (let a = 0; a < d; a++) {
+          for (let b = 0; b < d; b++) {
+            const s_a = this._scores[k * d + a] - score[i * d + a];
+            const s_b = this._scores[k * d + b] - score[i * d + b];
+            const precision = precisions[(k * d + a) * d + b];
+            hessian[(i * d + a) * d + b] += r * (s_a * s_b - precision);
+          }
+        }
+      }
+    }
+    return hessian;
+  }
+
   /** The law of α x_0 + σ ε: means α m_k, covariances α²Σ_k + σ²I. */
   noised(alpha, sigma) {
     const d = this.dim;
@@ -380,6 +402,12 @@ class GaussianPath {
     const alpha = this.alpha(t);
     const sigma = this.sigma(t);
     return x_0.map((x, i) => alpha * x + sigma * eps[i]);
+  }
+
+  /** [a, τ] such that x_t = a x_s + τ ε with ε independent of x_s, for s < t. */
+  between(s, t) {
+    const added = -Math.expm1(this.log_snr(t) - this.log_snr(s)); // τ² / σ_t²
+    return [this.alpha(t) / this.alpha(s), this.sigma(t) * Math.sqrt(added)];
   }
 
   /** p_t, the law of x_t when x_0 is the mixture. */

@@ -367,11 +367,12 @@ class Panel {
   }
 }
 
-/** The plane: equal scales, centred on the origin. */
+/** The plane: equal scales, centred on the origin unless `centre` is set. */
 export class Plane extends Panel {
   constructor(label) {
     super(label, { left: 34, right: 8, top: 16, bottom: 26 });
     this.extent = 1;
+    this.centre = [0, 0];
     this.image = element("canvas", { width: DENSITY_CELLS, height: DENSITY_CELLS });
     this.cells = new Float64Array(2 * DENSITY_CELLS ** 2);
   }
@@ -383,15 +384,15 @@ export class Plane extends Panel {
 
   toPixel(x, y) {
     return [
-      this.margin.left + this.width / 2 + x * this.scale,
-      this.margin.top + this.height / 2 - y * this.scale,
+      this.margin.left + this.width / 2 + (x - this.centre[0]) * this.scale,
+      this.margin.top + this.height / 2 - (y - this.centre[1]) * this.scale,
     ];
   }
 
   toData(left, top) {
     return [
-      (left - this.margin.left - this.width / 2) / this.scale,
-      (this.margin.top + this.height / 2 - top) / this.scale,
+      this.centre[0] + (left - this.margin.left - this.width / 2) / this.scale,
+      this.centre[1] + (this.margin.top + this.height / 2 - top) / this.scale,
     ];
   }
 
@@ -402,13 +403,14 @@ export class Plane extends Panel {
 
   ticks() {
     const [half_x, half_y] = this.half;
+    const [x_0, y_0] = this.centre;
     const step = niceStep(2 * half_x);
     return {
-      x: linearTicks([-half_x, half_x], step).map(([x, text]) => [
+      x: linearTicks([x_0 - half_x, x_0 + half_x], step).map(([x, text]) => [
         this.toPixel(x, 0)[0],
         text,
       ]),
-      y: linearTicks([-half_y, half_y], step).map(([y, text]) => [
+      y: linearTicks([y_0 - half_y, y_0 + half_y], step).map(([y, text]) => [
         this.toPixel(0, y)[1],
         text,
       ]),
@@ -418,11 +420,12 @@ export class Plane extends Panel {
   /** The density as shading, √(p / max p); returns the largest p in view. */
   density(law) {
     const [half_x, half_y] = this.half;
+    const [x_0, y_0] = this.centre;
     const n = DENSITY_CELLS;
     for (let j = 0; j < n; j++) {
       for (let i = 0; i < n; i++) {
-        this.cells[2 * (j * n + i)] = ((2 * i + 1) / n - 1) * half_x;
-        this.cells[2 * (j * n + i) + 1] = (1 - (2 * j + 1) / n) * half_y;
+        this.cells[2 * (j * n + i)] = x_0 + ((2 * i + 1) / n - 1) * half_x;
+        this.cells[2 * (j * n + i) + 1] = y_0 + (1 - (2 * j + 1) / n) * half_y;
       }
     }
     const log_p = law.log_prob(this.cells);
@@ -452,10 +455,11 @@ export class Plane extends Panel {
   /** A field as count×count arrows; their length grows with |v| and saturates at one cell. */
   arrows(field, count = 20) {
     const [half_x, half_y] = this.half;
+    const [x_0, y_0] = this.centre;
     const points = new Float64Array(2 * count * count);
     for (let i = 0; i < count * count; i++) {
-      points[2 * i] = ((2 * (i % count) + 1) / count - 1) * half_x;
-      points[2 * i + 1] = ((2 * Math.floor(i / count) + 1) / count - 1) * half_y;
+      points[2 * i] = x_0 + ((2 * (i % count) + 1) / count - 1) * half_x;
+      points[2 * i + 1] = y_0 + ((2 * Math.floor(i / count) + 1) / count - 1) * half_y;
     }
     const v = field(points);
     const cell = (2 * half_x) / count;
