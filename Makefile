@@ -23,8 +23,9 @@ SOURCES := _config.yml _toc.yml tools/book_assets.py $(PACKAGE) \
 # this environment; the sanitizer lists what is left out.
 NBVAL := --nbval --nbval-current-env --nbval-cell-timeout 600 \
          --nbval-sanitize-with tests/book/nbval.cfg
-# Two workers, each with whole files: a notebook's cells share one kernel.
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two workers, each with whole files: a notebook's cells share one kernel. Bars of progress
+# are off, as they were when the outputs were stored.
+PYTEST := TQDM_DISABLE=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: help book serve notebooks test lint format mutation determinism newcomer \
         bench clean

@@ -242,7 +242,9 @@ def train(
     saved = state.step
     gradient = _gradient(parameters, torch.compile(loss) if compile else loss, capture)
 
-    bar = tqdm(total=steps, initial=state.step, disable=not progress, leave=False)
+    # an argument would overrule TQDM_DISABLE, with which notebooks are stored
+    bar_class = tqdm if progress else partial(tqdm, disable=True)
+    bar = bar_class(total=steps, initial=state.step, leave=False)
     try:
         while state.step < steps:
             with _Undisturbed(threads) as interrupt:

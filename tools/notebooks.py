@@ -206,8 +206,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     files = options.files or sorted((ROOT / "book").glob("*.ipynb"))
 
-    # One thread, before the kernels start: they inherit the environment.
+    # One thread and no progress bars, before the kernels start: they inherit both.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    os.environ.setdefault("TQDM_DISABLE", "1")
     failed = False
     for path in files:
         nb = nbformat.read(path, as_version=4)
