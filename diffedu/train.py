@@ -239,7 +239,7 @@ def train(
     file = None if checkpoint is None else Path(checkpoint)
     if file is not None and file.exists():
         state.load(file)
-    saved = state.step
+    saved, whole = state.step, True
     gradient = _gradient(parameters, torch.compile(loss) if compile else loss, capture)
 
     # an argument would overrule TQDM_DISABLE, with which notebooks are stored
@@ -259,10 +259,12 @@ def train(
                         f"{state.step + 1} of {steps}; the network is as it was before "
                         "this step. A smaller learning_rate or a clip may help"
                     )
+                whole = False
                 optimizer.step()
                 if average is not None:
                     average.update()
                 state.step += 1
+                whole = True
                 if file is not None and state.step % save_every == 0:
                     state.save(file)
                     saved = state.step
@@ -273,7 +275,7 @@ def train(
             yield Progress(state.step, number, rate, length)
     finally:
         bar.close()
-        if file is not None and state.step > saved:
+        if file is not None and whole and state.step > saved:
             state.save(file)
 
 
@@ -308,6 +310,8 @@ def learn(
         ValueError: an argument is out of range.
         FloatingPointError: the loss is not finite.
     """
+    if not isinstance(data, GaussianMixture):
+        require_points("data", data)
     device = torch.device(device) if device is not None else default_device()
     generator = torch.Generator(device).manual_seed(seed)
     here = data.to(dtype=torch.float32, device=device)
