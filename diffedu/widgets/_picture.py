@@ -8,7 +8,7 @@ transparent and the ink mid-grey, so that one picture serves light and dark page
 import base64
 import io
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -214,13 +214,24 @@ class Plane(Picture):
 
     def arrows(self, law: GaussianMixture, count: int = 20) -> None:
         """The score; its length saturates at one cell."""
+        self.field(law.score, count)
+
+    def field(
+        self,
+        field: Callable[[torch.Tensor], torch.Tensor],
+        count: int = 20,
+        colour: str = FAINT,
+        alpha: float = 0.7,
+        width: float = 0.0028,
+    ) -> None:
+        """A field as arrows, `width` of the frame thick; length as for the score."""
         cell = 2 * self.extent / count
         line = torch.arange(count, dtype=torch.float64)
         centres = self.extent * ((2 * line + 1) / count - 1)
         points = self.centre + torch.cartesian_prod(centres, centres)
-        score = law.score(points)
-        size = score.norm(dim=-1, keepdim=True)
-        arrow = 0.85 * cell * score / (size + 1 / cell)
+        v = field(points)
+        size = v.norm(dim=-1, keepdim=True)
+        arrow = 0.85 * cell * v / (size + 1 / cell)
         self.axes.quiver(
             *points.T.numpy(),
             *arrow.T.numpy(),
@@ -228,9 +239,9 @@ class Plane(Picture):
             scale_units="xy",
             scale=1,
             pivot="mid",
-            color=FAINT,
-            alpha=0.7,
-            width=0.0028,
+            color=colour,
+            alpha=alpha,
+            width=width,
             headwidth=3.5,
             headlength=4,
         )

@@ -453,7 +453,11 @@ export class Plane extends Panel {
   }
 
   /** A field as count×count arrows; their length grows with |v| and saturates at one cell. */
-  arrows(field, count = 20) {
+  arrows(
+    field,
+    count = 20,
+    { colour = this.colours.ink, alpha = 0.5, width = 1 } = {},
+  ) {
     const [half_x, half_y] = this.half;
     const [x_0, y_0] = this.centre;
     const points = new Float64Array(2 * count * count);
@@ -464,9 +468,9 @@ export class Plane extends Panel {
     const v = field(points);
     const cell = (2 * half_x) / count;
     const { context } = this;
-    context.strokeStyle = this.colours.ink;
-    context.globalAlpha = 0.5;
-    context.lineWidth = 1;
+    context.strokeStyle = colour;
+    context.globalAlpha = alpha;
+    context.lineWidth = width;
     context.beginPath();
     for (let i = 0; i < count * count; i++) {
       const size = Math.hypot(v[2 * i], v[2 * i + 1]);
