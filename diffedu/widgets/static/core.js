@@ -643,6 +643,17 @@ export function make_path({ name, ...parameters }) {
   return new PATHS[name](parameters);
 }
 
+/** The t at which σ(t)/α(t), which grows with t, is `ratio`; by bisection. */
+export function time_at(path, ratio) {
+  let [low, high] = [0, path.t_max];
+  for (let i = 0; i < 60; i++) {
+    const middle = 0.5 * (low + high);
+    if (path.sigma(middle) < ratio * path.alpha(middle)) low = middle;
+    else high = middle;
+  }
+  return 0.5 * (low + high);
+}
+
 /** steps + 1 times from start to stop, uniform in t^(1/power). */
 export function time_grid(start, stop, steps, power = 1) {
   const a = start ** (1 / power);
