@@ -50,8 +50,9 @@ def implicit_score_matching(score: Score, x: Points) -> Values:
     Source: Hyvärinen 2005, theorem 1 (twice it).
     """
     x, s = _with_graph(score, x)
-    rows = (_gradient(s[:, i].sum(), x)[:, i] for i in range(x.shape[1]))
-    return _square(s) + 2 * torch.stack(list(rows)).sum(0)
+    units = torch.eye(x.shape[1]).to(x)
+    slopes = [_gradient(s, e.expand_as(x), x)[:, i] for i, e in enumerate(units)]
+    return _square(s) + 2 * torch.stack(slopes).sum(0)
 
 
 def sliced_score_matching(score: Score, x: Points, nu: Points) -> Values:
@@ -62,7 +63,7 @@ def sliced_score_matching(score: Score, x: Points, nu: Points) -> Values:
     Source: Song, Garg, Shi and Ermon 2020, equation 8 (variance-reduced; twice it).
     """
     x, s = _with_graph(score, x)
-    return _square(s) + 2 * (nu * _gradient((nu * s).sum(), x)).sum(-1)
+    return _square(s) + 2 * (nu * _gradient(s, nu, x)).sum(-1)
 
 
 def sliced_score_matching_original(score: Score, x: Points, nu: Points) -> Values:
@@ -71,8 +72,7 @@ def sliced_score_matching_original(score: Score, x: Points, nu: Points) -> Value
     Source: Song, Garg, Shi and Ermon 2020, equation 7 (twice it).
     """
     x, s = _with_graph(score, x)
-    slope = (nu * s).sum(-1)
-    return slope**2 + 2 * (nu * _gradient(slope.sum(), x)).sum(-1)
+    return (nu * s).sum(-1) ** 2 + 2 * (nu * _gradient(s, nu, x)).sum(-1)
 
 
 def denoising_score_matching(
@@ -95,20 +95,21 @@ def denoising_score_matching(
 
 
 def rademacher(x: Points, generator: torch.Generator | None = None) -> Points:
-    """ν_i = ±1: the variance 2 Σ_{i≠j} S_ij² of νᵀAν is the least of the three."""
+    """ν_i = ±1: the variance of νᵀAν is 2 Σ_{i≠j} S_ij², S = ½(A + Aᵀ)."""
     sign = torch.randint(0, 2, x.shape, generator=generator, device=x.device)
     return (2 * sign - 1).to(x.dtype)
 
 
 def gaussian(x: Points, generator: torch.Generator | None = None) -> Points:
-    """ν ~ N(0, I): the variance of νᵀAν is 2 ‖S‖_F², S = ½(A + Aᵀ)."""
+    """ν ~ N(0, I): the variance of νᵀAν is 2 ‖S‖_F², never less than that of ±1."""
     return torch.randn(x.shape, generator=generator, dtype=x.dtype, device=x.device)
 
 
 def spherical(x: Points, generator: torch.Generator | None = None) -> Points:
     """ν uniform on the sphere of radius √d.
 
-    On the unit sphere E ννᵀ = I/d, and the loss learns 1/d of the score.
+    The variance of νᵀAν is 2d/(d + 2) (‖S‖_F² − (tr S)²/d): 0 for a multiple of I. On
+    the unit sphere E ννᵀ = I/d, and the loss learns 1/d of the score.
     """
     z = gaussian(x, generator)
     return math.sqrt(x.shape[1]) * z / z.norm(dim=-1, keepdim=True)
@@ -364,11 +365,12 @@ def _with_graph(score: Score, x: Points) -> tuple[Points, Points]:
         return x, score(x)
 
 
-def _gradient(value: Tensor, x: Points) -> Points:
-    """∂value/∂x, differentiable itself."""
-    if not value.requires_grad:  # a score that does not depend on x
+def _gradient(s: Points, nu: Points, x: Points) -> Points:
+    """∇(νᵀs) at every point, differentiable itself."""
+    if not s.requires_grad:  # a score that does not depend on x
         return torch.zeros_like(x)
-    return torch.autograd.grad(value, x, create_graph=True, materialize_grads=True)[0]
+    options = {"create_graph": True, "materialize_grads": True}
+    return torch.autograd.grad(s, x, nu, **options)[0]
 
 
 def _stratified(

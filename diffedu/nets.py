@@ -47,7 +47,7 @@ class FourierFeatures(nn.Module):
         B = scale * torch.randn(dim, features, generator=generator)
         self.register_buffer("frequencies", B)
 
-    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n 2*f"]:
+    def forward(self, x: Float[Tensor, "n d"]) -> Float[Tensor, "n features"]:
         """(cos Bx, sin Bx)."""
         angles = x @ self.frequencies
         return torch.cat([angles.cos(), angles.sin()], dim=-1)
@@ -70,7 +70,7 @@ class TimeEmbedding(FourierFeatures):
     ) -> None:
         super().__init__(1, features, scale, generator)
 
-    def forward(self, c: Float[Tensor, "n"]) -> Float[Tensor, "n 2*f+1"]:
+    def forward(self, c: Float[Tensor, "n"]) -> Float[Tensor, "n features"]:
         """(c, cos ωc, sin ωc)."""
         c = c[:, None]
         return torch.cat([c, super().forward(c)], dim=-1)
@@ -113,7 +113,8 @@ class MLP(nn.Module):
         self.space = FourierFeatures(dim, features, scale, generator)
         self.time = TimeEmbedding(features, 1.0, generator)
         widths = [dim + 4 * features + 1] + depth * [hidden] + [outputs]
-        layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
+        # not drawn twice, and not from the global generator
+        layers = [nn.utils.skip_init(nn.Linear, a, b) for a, b in pairwise(widths)]
         for layer in layers[:-1]:
             # uniform with variance 1/a: what SiLU needs for its output to keep size
             bound = math.sqrt(3 / layer.in_features)
