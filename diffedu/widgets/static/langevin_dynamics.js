@@ -37,8 +37,8 @@ export function* langevin(score, x, step, steps, generator) {
 /** Those steps as proposals y, accepted with probability p(y) q(x|y) / (p(x) q(y|x)). */
 export function* metropolis_langevin(log_prob, score, x, step, steps, generator) {
   yield x;
-  const d = 2;
   let [log_p, s] = [log_prob(x), score(x)];
+  const d = x.length / log_p.length;
   for (let k = 0; k < steps; k++) {
     const y = langevin_step(x, s, step, generator.normal(x.length));
     const [log_p_y, s_y] = [log_prob(y), score(y)];
