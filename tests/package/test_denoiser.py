@@ -4,10 +4,11 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from diffedu.denoiser import Denoiser, ExactDenoiser
+from diffedu.denoiser import NETWORK_TARGETS, Denoiser, ExactDenoiser, NeuralDenoiser
 from diffedu.mixture import GaussianMixture, three_gaussians, three_gaussians_1d
+from diffedu.nets import MLP, EnergyMLP
 from diffedu.path import (
     TARGETS,
     Cosine,
@@ -18,7 +19,14 @@ from diffedu.path import (
     VariancePreserving,
 )
 from diffedu.sde import forward, reverse
-from tests.package.oracles import bayes, derivative, gradient, noised, random_mixture
+from tests.package.oracles import (
+    bayes,
+    derivative,
+    gradient,
+    jacobian,
+    noised,
+    random_mixture,
+)
 
 PATHS = [
     OrnsteinUhlenbeck(),
@@ -207,3 +215,256 @@ def test_float32_agrees_with_float64(target: str) -> None:
     )
     assert single.dtype == torch.float32
     torch.testing.assert_close(single.double(), double, rtol=1e-4, atol=1e-4)
+
+
+# Learned denoisers
+
+
+MEAN, SCALE = torch.tensor([0.4, -0.7], dtype=torch.float64), 1.3
+every_network_target = pytest.mark.parametrize("target", NETWORK_TARGETS)
+
+
+class Waves(nn.Module):
+    """A network without weights that depends on all it reads."""
+
+    def forward(self, u: Tensor, c: Tensor) -> Tensor:
+        return torch.sin(1.7 * u.flip(1) + 0.5 * c[:, None]) + 0.3 * u
+
+
+class Zero(nn.Module):
+    """A network that answers 0."""
+
+    def forward(self, u: Tensor, c: Tensor) -> Tensor:
+        return torch.zeros_like(u)
+
+
+class Converted(nn.Module):
+    """`net`, which predicts `source`, as a network that predicts `target`.
+
+    For the standardised pair cos φ x̄_0 + sin φ ε = u, with log tan(φ/2) = c.
+    """
+
+    def __init__(self, net: nn.Module, source: str, target: str) -> None:
+        super().__init__()
+        self.net, self.source, self.target = net, source, target
+
+    def forward(self, u: Tensor, c: Tensor) -> Tensor:
+        phi = 2 * torch.atan(c.exp())[:, None]
+        cos, sin = phi.cos(), phi.sin()
+        F, zero, one = self.net(u, c), torch.zeros_like(phi), torch.ones_like(phi)
+        rows = {
+            "x0": (one, zero),
+            "eps": (zero, one),
+            "score": (zero, -1 / sin),
+            "v": (-sin, cos),
+        }
+        a, b = rows[self.source]
+        both = torch.stack([torch.cat([cos, sin], 1), torch.cat([a, b], 1)], 1)
+        x_0, eps = torch.linalg.solve(both, torch.stack([u, F], 1)).unbind(1)
+        a, b = rows[self.target]
+        return a * x_0 + b * eps
+
+
+@every_path
+def test_a_zero_network_that_predicts_v_knows_one_gaussian(path: GaussianPath) -> None:
+    """N(m, s²I): x_0 by the regression of x_0 on x_t, ε by that of ε."""
+    x_t = points(three_gaussians())
+    denoiser = NeuralDenoiser(path, Zero(), "v", MEAN, SCALE)
+    for t in (0.05 * path.t_max, 0.37 * path.t_max, 0.95 * path.t_max):
+        alpha, sigma = float(path.alpha(t)), float(path.sigma(t))
+        total = alpha**2 * SCALE**2 + sigma**2
+        residual = (x_t - alpha * MEAN) / total
+        x_0, eps = denoiser.predict(x_t, t)
+        torch.testing.assert_close(x_0, MEAN + alpha * SCALE**2 * residual)
+        torch.testing.assert_close(eps, sigma * residual)
+        torch.testing.assert_close(denoiser.score(x_t, t), -residual)
+        torch.testing.assert_close(denoiser.x0(x_t, t), x_0)
+        torch.testing.assert_close(denoiser.eps(x_t, t), eps)
+    exact = ExactDenoiser(
+        path,
+        GaussianMixture([1.0], MEAN[None], SCALE**2 * torch.eye(2).double()[None]),
+    )
+    for target in TARGETS:
+        got, truth = (d.read(target, x_t, t) for d in (denoiser, exact))
+        torch.testing.assert_close(got, truth, rtol=1e-6, atol=1e-8)
+
+
+@every_path
+@every_network_target
+def test_both_predictions_always_add_up_to_the_noisy_point(
+    path: GaussianPath, target: str
+) -> None:
+    x_t = points(three_gaussians())
+    denoiser = NeuralDenoiser(path, Waves(), target, MEAN, SCALE)
+    for t in (0.02 * path.t_max, 0.37 * path.t_max, 0.9 * path.t_max):
+        x_0, eps = denoiser.predict(x_t, t)
+        torch.testing.assert_close(path.perturb(x_0, eps, t), x_t)
+
+
+@every_path
+@every_network_target
+def test_the_network_predicts_its_target_of_the_standardised_pair(
+    path: GaussianPath, target: str
+) -> None:
+    """Every row of the table for α = cos φ and σ = sin φ, tan φ = σ/(αs)."""
+    x_t, t = points(three_gaussians()), 0.3 * path.t_max
+    denoiser = NeuralDenoiser(path, Waves(), target, MEAN, SCALE)
+    alpha, sigma = float(path.alpha(t)), float(path.sigma(t))
+    phi = math.atan2(sigma, alpha * SCALE)
+    rho = math.hypot(alpha * SCALE, sigma)
+    u = (x_t - alpha * MEAN) / rho
+    c = torch.full((len(x_t),), math.log(math.tan(phi / 2))).double()
+    x_0, eps = denoiser.predict(x_t, t)
+    x_0 = (x_0 - MEAN) / SCALE
+    truth = {
+        "x0": x_0,
+        "eps": eps,
+        "score": -eps / math.sin(phi),
+        "v": math.cos(phi) * eps - math.sin(phi) * x_0,
+    }[target]
+    torch.testing.assert_close(Waves()(u, c), truth, rtol=1e-6, atol=1e-8)
+
+
+@every_path
+def test_what_the_network_reads_has_unit_size_at_every_level(
+    path: GaussianPath,
+) -> None:
+    """E u = 0 and E‖u‖² = d for data of mean m and deviation s; c falls towards 0."""
+    seen = []
+
+    class Reader(nn.Module):
+        def forward(self, u: Tensor, c: Tensor) -> Tensor:
+            seen.append((u, float(c[0])))
+            return u
+
+    g = torch.Generator().manual_seed(5)
+    mixture = three_gaussians()
+    x_0 = mixture.sample(20_000, g)
+    eps = torch.randn(20_000, 2, generator=g, dtype=torch.float64)
+    denoiser = NeuralDenoiser.for_data(path, Reader(), x_0)
+    for t in (0.02 * path.t_max, 0.4 * path.t_max, 0.9 * path.t_max):
+        denoiser.predict(path.perturb(x_0, eps, t), t)
+        u, _ = seen[-1]
+        error = u.std(0) / math.sqrt(len(u))
+        assert (u.mean(0).abs() <= 5 * error).all()
+        size = u.square().sum(1)
+        assert abs(float(size.mean()) - 2) <= 5 * float(size.std()) / math.sqrt(20_000)
+    coordinates = [c for _, c in seen]
+    assert coordinates == sorted(coordinates)
+    assert coordinates[-1] < 0
+
+
+@pytest.mark.parametrize("path", [Straight(), Cosine()])
+def test_the_noise_coordinate_is_zero_where_no_signal_is_left(
+    path: GaussianPath,
+) -> None:
+    seen = []
+
+    class Reader(nn.Module):
+        def forward(self, u: Tensor, c: Tensor) -> Tensor:
+            seen.append(c)
+            return torch.zeros_like(u)
+
+    x = points(three_gaussians())
+    denoiser = NeuralDenoiser(path, Reader(), "v", MEAN, SCALE)
+    x_0, eps = denoiser.predict(x, 1.0)
+    torch.testing.assert_close(seen[0], torch.zeros(len(x)).double())
+    torch.testing.assert_close(x_0, MEAN.expand_as(x))
+    torch.testing.assert_close(eps, x)
+
+
+@every_path
+@every_network_target
+def test_converted_networks_are_the_same_denoiser(
+    path: GaussianPath, target: str
+) -> None:
+    x_t = points(three_gaussians())
+    t = path.t_max * torch.tensor([0.05, 0.2, 0.4, 0.6, 0.9]).double()
+    first = NeuralDenoiser(path, Waves(), "v", MEAN, SCALE)
+    net = Converted(Waves(), "v", target)
+    second = NeuralDenoiser(path, net, target, MEAN, SCALE)
+    for reading in TARGETS:
+        torch.testing.assert_close(
+            second.read(reading, x_t, t), first.read(reading, x_t, t)
+        )
+
+
+def test_the_mean_and_scale_are_those_of_the_sample() -> None:
+    x_0 = three_gaussians().sample(500, torch.Generator().manual_seed(1))
+    denoiser = NeuralDenoiser.for_data(Cosine(), Zero(), x_0, "eps")
+    torch.testing.assert_close(denoiser.mean, x_0.sum(0) / 500)
+    centred = x_0 - x_0.sum(0) / 500
+    variance = float(centred.square().sum()) / (2 * 499)
+    assert denoiser.scale == pytest.approx(math.sqrt(variance))
+    assert isinstance(denoiser.scale, float)
+    assert (denoiser.target, denoiser.path) == ("eps", Cosine())
+
+
+@pytest.mark.parametrize("mean", [0.4, torch.tensor(0.4), torch.tensor([0.4, 0.4])])
+def test_a_mean_is_a_number_or_a_point(mean: float | Tensor) -> None:
+    x_t = points(three_gaussians())
+    got = NeuralDenoiser(Cosine(), Waves(), "v", mean, SCALE).x0(x_t, 0.3)
+    full = torch.full((2,), 0.4).to(x_t)
+    truth = NeuralDenoiser(Cosine(), Waves(), "v", full, SCALE).x0(x_t, 0.3)
+    torch.testing.assert_close(got, truth, rtol=1e-6, atol=1e-6)
+
+
+def trained_like(make: type, seed: int = 3) -> nn.Module:
+    g = torch.Generator().manual_seed(seed)
+    net = make(hidden=12, depth=2, features=4, generator=g)
+    layers = (net.scalar if make is EnergyMLP else net).layers
+    with torch.no_grad():
+        layers[-1].weight.normal_(0, 0.3, generator=g)
+    return net
+
+
+@pytest.mark.parametrize("make", [MLP, EnergyMLP])
+@every_target
+def test_a_network_runs_in_its_dtype_and_answers_in_that_of_the_points(
+    make: type, target: str
+) -> None:
+    path, net = Cosine(), trained_like(make)
+    x_t = points(three_gaussians())
+    single = NeuralDenoiser(path, net, "v", MEAN, SCALE).read(target, x_t, 0.3)
+    assert single.dtype == torch.float64
+    low = NeuralDenoiser(path, net, "v", MEAN, SCALE).read(target, x_t.float(), 0.3)
+    assert low.dtype == torch.float32
+    copy = trained_like(make).double()
+    double = NeuralDenoiser(path, copy, "v", MEAN, SCALE).read(target, x_t, 0.3)
+    torch.testing.assert_close(single, double, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(low.double(), double, rtol=1e-4, atol=1e-5)
+    assert next(net.parameters()).dtype == torch.float32
+
+
+@every_target
+def test_a_learned_denoiser_takes_one_time_per_point(target: str) -> None:
+    denoiser = NeuralDenoiser(Cosine(), Waves(), "v", MEAN, SCALE)
+    x_t = points(three_gaussians(), n=4)
+    t = torch.tensor([0.05, 0.3, 0.6, 0.95], dtype=torch.float64)
+    batch = denoiser.read(target, x_t, t)
+    for i in range(4):
+        one = denoiser.read(target, x_t[i : i + 1], float(t[i]))
+        torch.testing.assert_close(batch[i], one[0])
+
+
+@every_path
+def test_the_score_of_an_energy_network_is_a_gradient(path: GaussianPath) -> None:
+    """Its Jacobian is symmetric, also as the score of a denoiser."""
+    net = trained_like(EnergyMLP).double()
+    denoiser = NeuralDenoiser(path, net, "v", MEAN, SCALE)
+    t = 0.3 * path.t_max
+    J = jacobian(lambda x: denoiser.score(x, t), points(three_gaussians()))
+    torch.testing.assert_close(J, J.mT)
+    free = trained_like(MLP).double()
+    denoiser = NeuralDenoiser(path, free, "v", MEAN, SCALE)
+    J = jacobian(lambda x: denoiser.score(x, t), points(three_gaussians()))
+    assert float((J - J.mT).abs().max()) > 1e-3
+
+
+@every_path
+def test_without_noise_a_network_has_nothing_to_say(path: GaussianPath) -> None:
+    denoiser, x = NeuralDenoiser(path, Zero()), points(three_gaussians())
+    for t in (0.0, torch.tensor([0.1, 0.2, 0.0, 0.3, 0.4]).double()):
+        for target in TARGETS:
+            with pytest.raises(ValueError, match="t must be a time with noise"):
+                denoiser.read(target, x, t)

@@ -682,13 +682,13 @@ def test_importance_sampling_keeps_the_mean_and_lowers_the_variance() -> None:
     ratio = LogUniformRatio(path, 0.02, float(path.sigma(1.0) / path.alpha(1.0)))
     g, estimates = seeded(16), {}
     for levels in (uniform, ratio):
-        values = []
+        values, density = [], levels.density
         for _ in range(100):
             t = levels.sample(32, g)
             x_0 = mixture.sample(32, g)
             eps = gaussian(x_0, g)
             loss = denoising_loss(
-                denoiser, x_0, t, eps, "score", lambda t: 1 / levels.density(t)
+                denoiser, x_0, t, eps, "score", lambda t, p=density: 1 / p(t)
             )
             values.append(loss.mean())
         estimates[type(levels)] = torch.stack(values)
