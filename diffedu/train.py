@@ -13,11 +13,12 @@ checkpoint holds all that the next step depends on.
 
 import copy
 import dataclasses
+import io
 import math
 import os
-import pickle
 import signal
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -376,42 +377,42 @@ class _State:
 
     def load(self, file: Path) -> None:
         """Take over what `save` wrote; on any error nothing has changed."""
-        device = self.generator.device
+        data = io.BytesIO(file.read_bytes())
         try:
-            contents = torch.load(file, map_location=device, weights_only=True)
-            step, net = contents["step"], contents["net"]
-            optimizer, average = contents["optimizer"], contents["average"]
-            generator, updates = contents["generator"], contents["updates"]
-        except (
-            RuntimeError,
-            ValueError,
-            KeyError,
-            TypeError,
-            EOFError,
-            pickle.UnpicklingError,
-        ) as error:
+            with zipfile.ZipFile(data) as archive:
+                if broken := archive.testzip():
+                    raise zipfile.BadZipFile(f"{broken} does not match its checksum")
+            data.seek(0)
+            device = self.generator.device
+            contents = torch.load(data, map_location=device, weights_only=True)
+            step, updates = contents["step"], contents["updates"]
+            optimizer, generator = contents["optimizer"], contents["generator"].cpu()
+            net, average = contents["net"], contents["average"]
+            shapes = {name: value.shape for name, value in net.items()}
+        except Exception as error:  # what may lie in a file has no end
             raise ValueError(
                 f"checkpoint {file} is damaged or not a checkpoint of train(): "
                 f"{str(error).splitlines()[0] if str(error) else type(error).__name__}"
             ) from error
-        self._require_fit(file, net, average)
-        self.optimizer.load_state_dict(optimizer)
-        self.net.load_state_dict(net)
-        if self.average is not None:
-            self.average.module.load_state_dict(average)
-            self.average.updates = updates
-        self.generator.set_state(generator.cpu())
-        self.step = step
-
-    def _require_fit(self, file: Path, net: dict, average: dict | None) -> None:
         own = {name: value.shape for name, value in self.net.state_dict().items()}
-        if own != {name: value.shape for name, value in net.items()}:
+        if own != shapes:
             raise ValueError(f"checkpoint {file} is of another network than net")
         if (average is None) != (self.average is None):
             raise ValueError(
                 f"checkpoint {file} was written {'with' if average else 'without'} an "
                 "average: resume it the same way"
             )
+        if generator.shape != self.generator.get_state().shape:
+            raise ValueError(
+                f"checkpoint {file} was written on another kind of device than {device}"
+            )
+        self.optimizer.load_state_dict(optimizer)
+        self.net.load_state_dict(net)
+        if self.average is not None:
+            self.average.module.load_state_dict(average)
+            self.average.updates = updates
+        self.generator.set_state(generator)
+        self.step = step
 
 
 class _Undisturbed:
