@@ -10,17 +10,25 @@ from diffedu.widgets.bent_potential import BentPotential
 from diffedu.widgets.dissolving_mixture import DissolvingMixture
 from diffedu.widgets.path_refinement import PathRefinement
 from diffedu.widgets.reverse_trajectories import ReverseTrajectories
+from diffedu.widgets.tweedie_posterior import TweediePosterior
 
 __all__ = [
     "BentPotential",
     "DissolvingMixture",
     "PathRefinement",
     "ReverseTrajectories",
+    "TweediePosterior",
     "bundle_classic",
     "stylesheet",
 ]
 
-WIDGETS = (BentPotential, DissolvingMixture, PathRefinement, ReverseTrajectories)
+WIDGETS = (
+    BentPotential,
+    DissolvingMixture,
+    PathRefinement,
+    ReverseTrajectories,
+    TweediePosterior,
+)
 
 
 def bundle_classic() -> str:

@@ -254,7 +254,7 @@ class Plane(Picture):
         deviations: float = 1.0,
         **style: Any,
     ) -> None:
-        """The ellipse of `deviations` standard deviations; `style` is that of `line`."""
+        """The ellipse of `deviations` standard deviations; `style` as for `line`."""
         Lam, Q = torch.linalg.eigh(covariance)
         angle = torch.linspace(0, 2 * math.pi, 61, dtype=covariance.dtype)
         circle = torch.stack([angle.cos(), angle.sin()])
@@ -294,12 +294,12 @@ class Plane(Picture):
         )
         self.discs(mixture)
 
-    def discs(self, mixture: GaussianMixture) -> None:
-        """The numbered discs that can be dragged."""
-        disc = {"markersize": 17, "markeredgecolor": "white", "markeredgewidth": 1.4}
+    def discs(self, mixture: GaussianMixture, size: float | int = 17) -> None:
+        """The numbered discs that can be dragged, `size` points across."""
+        disc = {"markersize": size, "markeredgecolor": "white", "markeredgewidth": 1.4}
         for k, (x, y) in enumerate(mixture.means.tolist()):
             self.axes.plot(x, y, "o", color=COMPONENTS[k % len(COMPONENTS)], **disc)
-            label = {"ha": "center", "va": "center_baseline", "fontsize": 9}
+            label = {"ha": "center", "va": "center_baseline", "fontsize": 9 * size / 17}
             self.axes.text(x, y, str(k + 1), **label)
 
 

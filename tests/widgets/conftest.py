@@ -23,7 +23,8 @@ PAGE = """<!doctype html>
 <link rel="stylesheet" href="widgets.css">{script}</head>
 <body>{body}<p id="after">After the figures.</p></body></html>"""
 SCRIPT = '<script defer src="widgets.js"></script>'
-DOM_FREE = ("brownian", "core", "fokker_planck")  # the modules that only compute
+# The modules that only compute
+DOM_FREE = ("brownian", "core", "fokker_planck", "langevin_dynamics", "tweedie")
 
 
 @pytest.fixture(scope="session")

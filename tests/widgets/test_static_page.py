@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from diffedu.widgets import WIDGETS, bundle_classic
+from diffedu.widgets import WIDGETS, DissolvingMixture, bundle_classic
 from diffedu.widgets._mixture_widget import MixtureWidget
 from tests.widgets.helpers import (
     FRAMES,
@@ -19,6 +19,7 @@ from tests.widgets.helpers import (
 )
 
 DISSOLVING, REVERSE = "dissolving_mixture", "reverse_trajectories"
+LADDER, TWEEDIE = "langevin_ladder", "tweedie_posterior"
 NAMES = [kind._name for kind in WIDGETS]
 OF_MIXTURES = [kind._name for kind in WIDGETS if issubclass(kind, MixtureWidget)]
 
@@ -166,6 +167,16 @@ SLIDERS = {
         ("steps in all", 0.3),
         ("grid power", 0.7),
     ],
+    LADDER: [
+        ("step", 0.5),
+        ("levels", 0.6),
+        ("highest noise", 0.3),
+        ("steps on each", 0.2),
+        ("step h/σ²", 0.4),
+        ("step h", 0.3),
+        ("weight", 0.7),
+    ],
+    TWEEDIE: [("time t", 0.4)],
 }
 CHOICES = {
     DISSOLVING: [
@@ -181,6 +192,14 @@ CHOICES = {
         ("process", "VarianceExploding"),
         ("process", "Cosine"),
         ("process", "Straight"),
+    ],
+    LADDER: [("start", "gaussian")],
+    TWEEDIE: [
+        ("process", "VariancePreserving"),
+        ("process", "VarianceExploding"),
+        ("process", "Cosine"),
+        ("process", "Straight"),
+        ("the law of", "step"),
     ],
 }
 
@@ -389,8 +408,10 @@ BAD = [
 
 @pytest.mark.parametrize(("state", "message"), BAD, ids=[m for _, m in BAD])
 def test_bad_state_is_said_in_the_figure(visit, write_page, figures, state, message):
+    good = DissolvingMixture()._state()
+    three = {name: good[name] for name in ("weights", "means", "covariances")}
     faces = "".join(
-        broken(figures[kind._name], **state)
+        broken(figures[kind._name], **(three | state))
         for kind in WIDGETS
         if issubclass(kind, MixtureWidget) and all(map(kind.class_traits().get, state))
     )

@@ -14,7 +14,7 @@ export const PROCESSES = [
 ];
 
 /** How far from the origin p_t reaches: every mean and 2.7 standard deviations around it. */
-function reach(law) {
+export function reach(law) {
   return Math.max(
     ...Array.from(law.weights, (_, k) => {
       const { major } = principalAxes(law.covariances.subarray(4 * k, 4 * k + 4));
