@@ -8,6 +8,7 @@ from diffedu.widgets import _bundle
 from diffedu.widgets._bundle import stylesheet
 from diffedu.widgets.bent_potential import BentPotential
 from diffedu.widgets.dissolving_mixture import DissolvingMixture
+from diffedu.widgets.langevin_ladder import LangevinLadder
 from diffedu.widgets.path_refinement import PathRefinement
 from diffedu.widgets.reverse_trajectories import ReverseTrajectories
 from diffedu.widgets.tweedie_posterior import TweediePosterior
@@ -15,6 +16,7 @@ from diffedu.widgets.tweedie_posterior import TweediePosterior
 __all__ = [
     "BentPotential",
     "DissolvingMixture",
+    "LangevinLadder",
     "PathRefinement",
     "ReverseTrajectories",
     "TweediePosterior",
@@ -25,6 +27,7 @@ __all__ = [
 WIDGETS = (
     BentPotential,
     DissolvingMixture,
+    LangevinLadder,
     PathRefinement,
     ReverseTrajectories,
     TweediePosterior,
