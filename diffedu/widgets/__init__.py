@@ -9,6 +9,7 @@ from diffedu.widgets._bundle import stylesheet
 from diffedu.widgets.bent_potential import BentPotential
 from diffedu.widgets.dissolving_mixture import DissolvingMixture
 from diffedu.widgets.langevin_ladder import LangevinLadder
+from diffedu.widgets.learned_fields import LearnedFields
 from diffedu.widgets.path_refinement import PathRefinement
 from diffedu.widgets.reverse_trajectories import ReverseTrajectories
 from diffedu.widgets.tweedie_posterior import TweediePosterior
@@ -17,6 +18,7 @@ __all__ = [
     "BentPotential",
     "DissolvingMixture",
     "LangevinLadder",
+    "LearnedFields",
     "PathRefinement",
     "ReverseTrajectories",
     "TweediePosterior",
@@ -28,6 +30,7 @@ WIDGETS = (
     BentPotential,
     DissolvingMixture,
     LangevinLadder,
+    LearnedFields,
     PathRefinement,
     ReverseTrajectories,
     TweediePosterior,

@@ -24,7 +24,14 @@ PAGE = """<!doctype html>
 <body>{body}<p id="after">After the figures.</p></body></html>"""
 SCRIPT = '<script defer src="widgets.js"></script>'
 # The modules that only compute
-DOM_FREE = ("brownian", "core", "fokker_planck", "langevin_dynamics", "tweedie")
+DOM_FREE = (
+    "brownian",
+    "core",
+    "fokker_planck",
+    "langevin_dynamics",
+    "learned",
+    "tweedie",
+)
 
 
 @pytest.fixture(scope="session")

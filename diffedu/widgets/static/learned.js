@@ -6,8 +6,8 @@
 import { decode } from "./core.js";
 
 const LEVELS = 20;
-const LOW = 0.02; // least and greatest noise-to-signal ratio σ/α of the measure
-const HIGH = 10;
+export const LOW = 0.02; // least and greatest noise-to-signal ratio σ/α of the measure
+export const HIGH = 10;
 
 /** The noise levels σ/α at which a field is measured: log-spaced. */
 export const RATIOS = Float64Array.from(
