@@ -13,6 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -93,10 +94,11 @@ class GaussianPath(ABC):
             ValueError: t is not in [0, t_max].
         """
         t = float_tensor("t", t)
-        if readable(t) and not ((t >= 0) & (t <= self.t_max)).all():
-            low, high = float(t.min()), float(t.max())
-            got = f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
-            raise ValueError(f"t must lie in [0, {self.t_max:g}], got {got}")
+        if readable(t) and t.numel():
+            low, high = map(float, t.detach().aminmax())
+            if not (low >= 0 and high <= self.t_max):  # NaN included
+                got = f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
+                raise ValueError(f"t must lie in [0, {self.t_max:g}], got {got}")
         return t
 
     @abstractmethod
@@ -144,15 +146,19 @@ class GaussianPath(ABC):
             ValueError: the ratio is not in [0, σ(t_max)/α(t_max)].
         """
         ratio = float_tensor("ratio", ratio)
-        # α may be 0 at t_max, and the ratio infinite there
-        greatest = float(self.sigma(self.t_max) / self.alpha(self.t_max))
-        within = (ratio >= 0) & (ratio <= greatest * (1 + 1e-6))
-        if readable(ratio) and not within.all():
-            raise ValueError(
-                f"ratio must lie in [0, {greatest:.6g}], got {float(ratio.min()):.6g} "
-                f"to {float(ratio.max()):.6g}"
-            )
+        if readable(ratio) and ratio.numel():
+            low, high = map(float, ratio.detach().aminmax())
+            if not (low >= 0 and high <= self._greatest_ratio * (1 + 1e-6)):
+                raise ValueError(
+                    f"ratio must lie in [0, {self._greatest_ratio:.6g}], "
+                    f"got {low:.6g} to {high:.6g}"
+                )
         return self._time_at(ratio).clamp(max=self.t_max)
+
+    @cached_property
+    def _greatest_ratio(self) -> float:
+        """σ/α at t_max; infinite where α is 0."""
+        return float(self.sigma(self.t_max) / self.alpha(self.t_max))
 
     def _time_at(self, ratio: Tensor) -> Tensor:
         """The inverse of σ/α, which grows with t, by bisection."""
