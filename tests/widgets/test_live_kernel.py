@@ -20,7 +20,29 @@ from playwright.sync_api import TimeoutError
 from tests.conftest import ROOT
 from tests.widgets.helpers import FRAMES, PAINTED
 
+TRAINING = """
+from functools import partial
+from diffedu.denoiser import NeuralDenoiser
+from diffedu.losses import LogUniformRatio, denoising_loss
+from diffedu.nets import MLP
+from diffedu.train import noisy_batches, train
+net = MLP(2, 16, 2, 4)
+denoiser = NeuralDenoiser(w.path, net)
+draw = noisy_batches(w.mixture, LogUniformRatio(w.path), 256)
+loss = partial(denoising_loss, denoiser)
+for progress in train(net, draw, loss, 100, progress=False):
+    if progress.step in (1, 100):
+        w.show(denoiser, "mine", progress.step)
+        shown = w.live[0].steps[0]
+"""
+
 NOTEBOOKS = {
+    "learned": [
+        "from diffedu.mixture import ring\nfrom diffedu.widgets import LearnedFields\n"
+        "w = LearnedFields(ring(5))\nw",
+        TRAINING,
+        "print(f'{shown} steps shown at {w.ratio:.2f}')",
+    ],
     "mixture": [
         "from diffedu.widgets import DissolvingMixture\nw = DissolvingMixture()\nw",
         "w.t = 1.5",
@@ -240,3 +262,25 @@ def test_python_bends_the_potential_and_hears_the_reader_bend_it(open_notebook):
     run_cell(page, 2)
     shown = re.search(r"bent at (\d+\.\d\d), 7 heights", printed(page, 2))
     assert float(shown[1]) > 1.2
+
+
+def test_python_shows_a_network_that_it_trains(open_notebook):
+    page = open_notebook("learned")
+    figure = shown_by_first_cell(page, "learned_fields")
+    assert figure.locator("tbody tr").count() == 0
+    run_cell(page, 1)
+    panel = figure.locator('canvas[aria-label*="“mine” after 100 steps"]')
+    panel.wait_for(timeout=10_000)
+    assert figure.locator("tbody tr").count() == 1
+    number = figure.locator('[data-number="all-0"]')
+    assert 0 < float(number.text_content()) < 0.25  # of 1 that no network has
+    noise = figure.get_by_role("slider", name="noise σ/α", exact=True)
+    noise.evaluate(
+        """input => {
+            input.value = Math.log10(0.5);
+            input.dispatchEvent(new Event("input", { bubbles: true }));
+        }"""
+    )
+    page.wait_for_timeout(500)
+    run_cell(page, 2)
+    assert "100 steps shown at 0.50" in printed(page, 2)

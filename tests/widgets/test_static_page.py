@@ -20,6 +20,7 @@ from tests.widgets.helpers import (
 
 DISSOLVING, REVERSE = "dissolving_mixture", "reverse_trajectories"
 LADDER, TWEEDIE = "langevin_ladder", "tweedie_posterior"
+LEARNED = "learned_fields"
 NAMES = [kind._name for kind in WIDGETS]
 OF_MIXTURES = [kind._name for kind in WIDGETS if issubclass(kind, MixtureWidget)]
 
@@ -176,6 +177,7 @@ SLIDERS = {
         ("step h", 0.3),
         ("weight", 0.7),
     ],
+    LEARNED: [("training step", 0.8), ("noise σ/α", 0.7)],
     TWEEDIE: [("time t", 0.4)],
 }
 CHOICES = {
@@ -194,6 +196,7 @@ CHOICES = {
         ("process", "Straight"),
     ],
     LADDER: [("start", "gaussian")],
+    LEARNED: [],  # its choices change pictures only
     TWEEDIE: [
         ("process", "VariancePreserving"),
         ("process", "VarianceExploding"),
