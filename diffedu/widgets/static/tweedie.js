@@ -5,25 +5,24 @@
 
 import { GaussianMixture } from "./core.js";
 
-const REACH = 6; // standard deviations of a component that the quadrature covers
-const SPACING = 0.3; // in those standard deviations
+const REACH = 7; // standard deviations of a component that the quadrature covers
+const SPACING = 0.35; // in those standard deviations
 const NEGLIGIBLE = 1e-12; // weight of a component that is left out of the quadrature
 const LOWEST_PEAK = 0.01; // of the highest one
 
-/** The nodes z of the trapezoidal rule in the plane, and their shares of N(0, I). */
+/** The nodes z of the trapezoidal rule in a disc, and their shares of N(0, I). */
 function rule() {
-  const count = Math.round((2 * REACH) / SPACING) + 1;
-  const line = Float64Array.from({ length: count }, (_, i) => i * SPACING - REACH);
-  const unit = SPACING / Math.sqrt(2 * Math.PI);
-  const share = line.map((z) => unit * Math.exp(-0.5 * z * z));
-  const nodes = new Float64Array(2 * count ** 2);
-  const shares = new Float64Array(count ** 2);
-  for (let i = 0; i < count ** 2; i++) {
-    const [a, b] = [i % count, Math.floor(i / count)];
-    nodes.set([line[a], line[b]], 2 * i);
-    shares[i] = share[a] * share[b];
+  const [nodes, shares] = [[], []];
+  const side = Math.floor(REACH / SPACING);
+  for (let i = -side; i <= side; i++) {
+    for (let j = -side; j <= side; j++) {
+      const square = SPACING ** 2 * (i * i + j * j);
+      if (square > REACH ** 2) continue;
+      nodes.push(SPACING * i, SPACING * j);
+      shares.push((SPACING ** 2 / (2 * Math.PI)) * Math.exp(-0.5 * square));
+    }
   }
-  return { nodes, shares };
+  return { nodes: Float64Array.from(nodes), shares: Float64Array.from(shares) };
 }
 
 const { nodes: NODES, shares: SHARES } = rule();
