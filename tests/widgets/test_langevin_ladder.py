@@ -384,6 +384,8 @@ def test_metropolis_says_how_many_steps_are_accepted(open_widget):
     widget.settle()
     shown = numbers(widget)
     assert 30 < float(shown["plain-accepted"].removesuffix(" %")) < 95
+    evaluations = [shown[f"{name}-evaluations"] for name in ("plain", "annealed")]
+    assert evaluations == ["41", "40"]  # at the start too, before the first proposal
     assert abs(float(shown["plain-share-0"]) - 0.5) < 0.05
     seen.clean()
 

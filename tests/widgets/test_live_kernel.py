@@ -37,6 +37,11 @@ for progress in train(net, draw, loss, 100, progress=False):
 """
 
 NOTEBOOKS = {
+    "ladder": [
+        "from diffedu.widgets import LangevinLadder\nw = LangevinLadder()\nw",
+        "w.k = 100\nw.means = [[-2.0, 0.0], [2.0, 0.0]]",
+        "print(f'step {w.k}, {w.levels} levels, modes at {w.means[0][0]:+.1f}')",
+    ],
     "learned": [
         "from diffedu.mixture import ring\nfrom diffedu.widgets import LearnedFields\n"
         "w = LearnedFields(ring(5))\nw",
@@ -262,6 +267,22 @@ def test_python_bends_the_potential_and_hears_the_reader_bend_it(open_notebook):
     run_cell(page, 2)
     shown = re.search(r"bent at (\d+\.\d\d), 7 heights", printed(page, 2))
     assert float(shown[1]) > 1.2
+
+
+def test_python_moves_the_modes_and_hears_the_reader_climb_the_ladder(open_notebook):
+    page = open_notebook("ladder")
+    figure = shown_by_first_cell(page, "langevin_ladder")
+    assert figure.locator("canvas").count() == 3
+    run_cell(page, 1)
+    page.wait_for_selector('figure input[aria-valuetext="100 of 400"]', timeout=10_000)
+    disc = figure.locator(".diffedu-handle").first
+    assert "mean at (-2.00, 0.00)" in disc.get_attribute("aria-label")
+    figure.get_by_role("button", name="Step", exact=True).click()
+    disc.focus()
+    page.keyboard.press("ArrowLeft")
+    page.wait_for_timeout(500)
+    run_cell(page, 2)
+    assert "step 101, 16 levels, modes at -2.1" in printed(page, 2)
 
 
 def test_python_shows_a_network_that_it_trains(open_notebook):

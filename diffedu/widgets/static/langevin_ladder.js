@@ -35,7 +35,7 @@ import { MixtureWidget, draws, reach } from "./mixture_widget.js";
 const SECONDS = 8; // the whole run, played
 const PAIRS = 4; // samples that the distance and its floor are averaged over
 const CURVE_POINTS = 100; // of the shares along the run, about
-const IN_HASTE = 150; // particles in the first frame, and while a hand changes things
+const IN_HASTE = 100; // particles in the first frame, and while a hand changes things
 const VIEW = 1.2; // half the view, in units of half the start's square
 
 const STARTS = [
@@ -642,12 +642,6 @@ class LangevinLadder extends MixtureWidget {
       "plain-accepted": "all",
       "annealed-accepted": "all",
     };
-    if (metropolis) {
-      const { states } = this.plain;
-      texts["plain-accepted"] = k
-        ? `${Math.round(100 * moved(states[k - 1], states[k]))} %`
-        : "–";
-    }
     mixture.weights.forEach((w, j) => (texts[`exact-share-${j}`] = w.toFixed(2)));
     for (const run of this.runs) {
       texts[`${run.key}-distance`] = format(run.distance, 2);
@@ -655,6 +649,12 @@ class LangevinLadder extends MixtureWidget {
       run.share.forEach(
         (share, j) => (texts[`${run.key}-share-${j}`] = share.toFixed(2)),
       );
+    }
+    if (metropolis && k) {
+      const { states } = this.plain;
+      const share = moved(states[k - 1], states[k]);
+      texts["plain-accepted"] = `${Math.round(100 * share)} %`;
+      texts["plain-evaluations"] = String(k + 1); // every proposal's, and the start's
     }
     for (const [name, text] of Object.entries(texts)) {
       const cell = this.cells[name];
