@@ -485,8 +485,8 @@ class Straight(GaussianPath):
         return torch.ones_like(self.time(t))
 
     def _time_at(self, ratio: Tensor) -> Tensor:
-        """σ/α = t/(1 − t)."""
-        return ratio / (1 + ratio)
+        """σ/α = t/(1 − t), infinite at t = 1."""
+        return 1 / (1 + 1 / ratio)
 
     def f(self, t: Time) -> Tensor:
         """−1/(1 − t)."""

@@ -5,12 +5,13 @@ The checks of shapes that run in the other tests are off here, as they are for u
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 
-from diffedu.denoiser import ExactDenoiser
+from diffedu.denoiser import ExactDenoiser, NeuralDenoiser
 from diffedu.fokker_planck import (
     Grid,
     generator_matrix,
@@ -18,8 +19,18 @@ from diffedu.fokker_planck import (
     solve_fokker_planck,
     stationary_density,
 )
+from diffedu.losses import (
+    LogUniformRatio,
+    UniformTime,
+    denoising_loss,
+    explicit_loss,
+    implicit_loss,
+    score_errors,
+    target_variance,
+)
 from diffedu.metrics import energy_distance, sampling_floor, sliced_wasserstein
 from diffedu.mixture import GaussianMixture, ring, three_gaussians, two_moons_like
+from diffedu.nets import MLP, EnergyMLP, FourierFeatures, TimeEmbedding
 from diffedu.path import (
     Cosine,
     OrnsteinUhlenbeck,
@@ -30,7 +41,17 @@ from diffedu.path import (
     time_grid,
 )
 from diffedu.plots import grid
-from diffedu.samplers import ddim, last, trajectory
+from diffedu.samplers import (
+    annealed_langevin,
+    ddim,
+    langevin,
+    last,
+    metropolis_langevin,
+    noise_ladder,
+    snr_rule,
+    trajectory,
+    variance_rule,
+)
 from diffedu.sde import (
     SDE,
     BrownianPath,
@@ -42,6 +63,13 @@ from diffedu.sde import (
     log_likelihood,
     milstein,
     reverse,
+)
+from diffedu.train import (
+    ExponentialMovingAverage,
+    learn,
+    noisy_batches,
+    train,
+    warmup_cosine,
 )
 
 pytestmark = pytest.mark.usefixtures("no_shape_checks")
@@ -60,6 +88,21 @@ PATH = BrownianPath(torch.tensor([0.0, 0.5, 1.0]).double(), torch.zeros(3, 3, 2)
 LINE = Grid(-4.0, 4.0, 40)
 PLANE = Grid((-4.0, -4.0), (4.0, 4.0), (20, 20))
 UNIFORM = torch.full((40,), 1 / 8, dtype=torch.float64)
+
+VE = VarianceExploding()
+LEARNED = NeuralDenoiser(VE, MLP(hidden=4, depth=1, features=2))
+
+
+def trained(net: Any = LEARNED.net, steps: Any = 1, **options: Any) -> list:
+    draw = noisy_batches(G3, LogUniformRatio(VE), 4)
+    loss = partial(denoising_loss, LEARNED)
+    return list(train(net, draw, loss, steps, progress=False, **options))
+
+
+def annealed(times: Any, steps: Any = 1, x: Any = X, path: Any = VE) -> torch.Tensor:
+    denoiser = ExactDenoiser(path, G3)
+    rule = variance_rule(path, 0.1)
+    return last(annealed_langevin(denoiser, x, times, rule, steps))
 
 
 def normal(x: torch.Tensor) -> torch.Tensor:
@@ -575,6 +618,238 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: trajectory([]),
         "states must hold at least one state",
     ),
+    "langevin step of zero": (
+        lambda: last(langevin(G3.score, X, 0.0, 5)),
+        r"step must be a finite number > 0, got 0\.0",
+    ),
+    "langevin of no step": (
+        lambda: last(langevin(G3.score, X, 0.1, 0)),
+        "steps must be a whole number >= 1, got 0",
+    ),
+    "langevin from nowhere": (
+        lambda: last(langevin(G3.score, X * NAN, 0.1, 5)),
+        "x must be finite",
+    ),
+    "adjusted langevin with a negative step": (
+        lambda: last(metropolis_langevin(G3.log_prob, G3.score, X, -0.1, 5)),
+        r"step must be a finite number > 0, got -0\.1",
+    ),
+    "adjusted langevin with half a step": (
+        lambda: last(metropolis_langevin(G3.log_prob, G3.score, X, 0.1, 0.5)),
+        r"steps must be a whole number >= 1, got 0\.5",
+    ),
+    "annealing towards noise": (
+        lambda: annealed([0.2, 0.5]),
+        "times must decrease, from noise to data",
+    ),
+    "annealing down to no noise": (
+        lambda: annealed([0.5, 0.0]),
+        r"times must end where sigma\(t\) > 0",
+    ),
+    "annealing outside the path": (
+        lambda: annealed([1.5, 0.5]),
+        r"t must lie in \[0, 1\]",
+    ),
+    "annealing at one level": (
+        lambda: annealed([0.5]),
+        "times must be a list of at least two times",
+    ),
+    "annealing without steps": (
+        lambda: annealed([0.5, 0.2], 0),
+        "steps must be a whole number >= 1, got 0",
+    ),
+    "annealing a list": (
+        lambda: annealed([0.5, 0.2], x=[[0.0, 0.0]]),
+        "x must be a float32 or float64 tensor, got list",
+    ),
+    "step rule of no length": (
+        lambda: variance_rule(VE, 0.0),
+        "relative must be a finite number > 0",
+    ),
+    "signal-to-noise rule of no ratio": (
+        lambda: snr_rule(NAN),
+        "ratio must be a finite number > 0, got nan",
+    ),
+    "ladder upwards": (
+        lambda: noise_ladder(VE, 0.1, 1.0, 5),
+        r"low must be < high = 0\.1, got 1\.0",
+    ),
+    "ladder of one rung": (
+        lambda: noise_ladder(VE, 1.0, 0.1, 1),
+        "levels must be a whole number >= 2, got 1",
+    ),
+    "ladder down to zero": (
+        lambda: noise_ladder(VE, 1.0, 0.0, 5),
+        "low must be a finite number > 0",
+    ),
+    "ladder out of reach": (
+        lambda: noise_ladder(VE, 100.0, 0.1, 5),
+        r"ratio must lie in \[0, 9\.99",
+    ),
+    # networks and learned denoisers
+    "features of no dimension": (
+        lambda: FourierFeatures(0, 4, 1.0),
+        "dim must be a whole number >= 1, got 0",
+    ),
+    "no features": (
+        lambda: TimeEmbedding(0, 1.0),
+        "features must be a whole number >= 1, got 0",
+    ),
+    "features of no scale": (
+        lambda: FourierFeatures(2, 4, 0.0),
+        "scale must be a finite number > 0",
+    ),
+    "network without width": (
+        lambda: MLP(hidden=0),
+        "hidden must be a whole number >= 1, got 0",
+    ),
+    "network without layers": (
+        lambda: EnergyMLP(depth=0),
+        "depth must be a whole number >= 1, got 0",
+    ),
+    "network of no answer": (
+        lambda: MLP(outputs=0),
+        "outputs must be a whole number >= 1, got 0",
+    ),
+    "points of another dimension": (
+        lambda: LEARNED.net(torch.ones(3, 3), torch.ones(3)),
+        r"u must have shape \(n, 2\), got \(3, 3\)",
+    ),
+    "network target": (
+        lambda: NeuralDenoiser(VE, LEARNED.net, "velocity"),
+        "target must be one of 'v', 'eps', 'x0', 'score', got 'velocity'",
+    ),
+    "data of no scale": (
+        lambda: NeuralDenoiser(VE, LEARNED.net, "v", 0.0, 0.0),
+        "scale must be a finite number > 0",
+    ),
+    "denoiser for one point": (
+        lambda: NeuralDenoiser.for_data(VE, LEARNED.net, X[:1]),
+        "x_0 must hold at least two different points",
+    ),
+    "denoiser for the same point": (
+        lambda: NeuralDenoiser.for_data(VE, LEARNED.net, X),
+        "x_0 must hold at least two different points",
+    ),
+    "learned reading without noise": (
+        lambda: LEARNED.score(X, 0.0),
+        "t must be a time with noise",
+    ),
+    # losses
+    "loss of an unknown target": (
+        lambda: denoising_loss(DENOISER, X, 0.5, X, "noise"),
+        "target must be one of .*, got 'noise'",
+    ),
+    "explicit loss of an unknown target": (
+        lambda: explicit_loss(DENOISER, DENOISER, X, 0.5, "noise"),
+        "target must be one of .*, got 'noise'",
+    ),
+    "variance of an unknown target": (
+        lambda: target_variance(DENOISER, X, 0.5, "noise"),
+        "target must be one of .*, got 'noise'",
+    ),
+    "loss at a time outside": (
+        lambda: implicit_loss(DENOISER, X, 3.5),
+        r"t must lie in \[0, 3\], got 3\.5",
+    ),
+    "ratios upside down": (
+        lambda: LogUniformRatio(VE, 1.0, 0.5),
+        r"high must be > low = 1\.0, got 0\.5",
+    ),
+    "ratio of zero": (
+        lambda: LogUniformRatio(VE, 0.0, 0.5),
+        "low must be a finite number > 0",
+    ),
+    "ratio out of reach": (
+        lambda: LogUniformRatio(VE, 0.1, 20.0),
+        r"ratio must lie in \[0, 9\.99",
+    ),
+    "no level": (
+        lambda: LogUniformRatio(VE).sample(0),
+        "n must be a whole number >= 1, got 0",
+    ),
+    "times past the end": (
+        lambda: UniformTime(VE, 0.1, 1.5),
+        r"high must lie in \(0\.1, 1\], got 1\.5",
+    ),
+    "times of no length": (
+        lambda: UniformTime(VE, 0.3, 0.3),
+        r"high must lie in \(0\.3, 1\], got 0\.3",
+    ),
+    "times before the start": (
+        lambda: UniformTime(VE, -0.1),
+        r"low must be a finite number >= 0, got -0\.1",
+    ),
+    "errors of no point": (
+        lambda: score_errors(DENOISER, DENOISER, n=0),
+        "n must be a whole number >= 1, got 0",
+    ),
+    # training
+    "no training step": (
+        lambda: trained(steps=0),
+        "steps must be a whole number >= 1, got 0",
+    ),
+    "rate of zero": (
+        lambda: trained(learning_rate=0.0),
+        "learning_rate must be a finite number > 0",
+    ),
+    "clipping to zero": (
+        lambda: trained(clip=0.0),
+        "clip must be a finite number > 0",
+    ),
+    "saving never": (
+        lambda: trained(save_every=0),
+        "save_every must be a whole number >= 1, got 0",
+    ),
+    "no thread": (
+        lambda: trained(threads=0),
+        "threads must be a whole number >= 1, got 0",
+    ),
+    "nothing to train": (
+        lambda: trained(net=FourierFeatures(2, 2, 1.0)),
+        "net must have parameters that require gradients, got none",
+    ),
+    "a CUDA graph on the CPU": (
+        lambda: trained(capture=True),
+        "capture must be False on cpu",
+    ),
+    "average that never moves": (
+        lambda: ExponentialMovingAverage(LEARNED.net, 1.0),
+        r"decay must lie in \[0, 1\), got 1\.0",
+    ),
+    "average that runs away": (
+        lambda: ExponentialMovingAverage(LEARNED.net, -0.1),
+        r"decay must be a finite number >= 0, got -0\.1",
+    ),
+    "schedule of no step": (
+        lambda: warmup_cosine(0),
+        "steps must be a whole number >= 1, got 0",
+    ),
+    "schedule of negative warm-up": (
+        lambda: warmup_cosine(5, -1),
+        "warmup must be a whole number >= 0, got -1",
+    ),
+    "empty batches": (
+        lambda: noisy_batches(G3, LogUniformRatio(VE), 0),
+        "batch must be a whole number >= 1, got 0",
+    ),
+    "odd antithetic batches": (
+        lambda: noisy_batches(G3, LogUniformRatio(VE), 3),
+        "batch must be even when antithetic, got 3",
+    ),
+    "batches of a list": (
+        lambda: noisy_batches([[0.0]], LogUniformRatio(VE), 4),
+        "data must be a float32 or float64 tensor, got list",
+    ),
+    "batches of no point": (
+        lambda: noisy_batches(X[:0], LogUniformRatio(VE), 4),
+        "data must hold at least one point",
+    ),
+    "learning from a list": (
+        lambda: learn([[0.0]], VE, 1),
+        "data must be a float32 or float64 tensor, got list",
+    ),
+    "learning from NaN": (lambda: learn(X * NAN, VE, 1), "data must be finite"),
     # metrics
     "one point": (
         lambda: energy_distance(X[:1], X),

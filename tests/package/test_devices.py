@@ -4,12 +4,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffedu.denoiser import ExactDenoiser
+from diffedu.denoiser import ExactDenoiser, NeuralDenoiser
 from diffedu.fokker_planck import (
     Grid,
     richardson,
     solve_fokker_planck,
     stationary_density,
+)
+from diffedu.losses import (
+    LogUniformRatio,
+    UniformTime,
+    denoising_loss,
+    explicit_loss,
+    gaussian,
+    implicit_loss,
+    rademacher,
+    score_errors,
+    sliced_loss,
+    spherical,
+    target_variance,
 )
 from diffedu.metrics import energy_distance, sampling_floor, sliced_wasserstein
 from diffedu.mixture import (
@@ -20,6 +33,7 @@ from diffedu.mixture import (
     two_gaussians,
     two_moons_like,
 )
+from diffedu.nets import MLP, EnergyMLP
 from diffedu.path import (
     TARGETS,
     Cosine,
@@ -30,7 +44,17 @@ from diffedu.path import (
     VariancePreserving,
     time_grid,
 )
-from diffedu.samplers import ddim, last, trajectory
+from diffedu.samplers import (
+    annealed_langevin,
+    ddim,
+    last,
+    metropolis_langevin,
+    noise_ladder,
+    snr_rule,
+    trajectory,
+    variance_rule,
+)
+from diffedu.samplers import langevin as langevin_chain
 from diffedu.sde import (
     MultiplicativeSDE,
     brownian_path,
@@ -210,6 +234,84 @@ def test_metrics_give_numbers_wherever_the_samples_are(device) -> None:
         on_cpu = metric(x.cpu(), y.cpu())
         assert tuple(estimate) == pytest.approx(tuple(on_cpu))
         assert sampling_floor(metric, mixture.sample, 50, 2, g).value < 1
+
+
+def learned(path: GaussianPath, make: type, dtype, device) -> NeuralDenoiser:
+    """A denoiser whose network answers something."""
+    g = torch.Generator().manual_seed(1)
+    net = make(hidden=8, depth=1, features=4, generator=g)
+    layers = (net.scalar if make is EnergyMLP else net).layers
+    with torch.no_grad():
+        layers[-1].weight.normal_(0, 0.5, generator=g)
+    mean = torch.tensor([0.3, -0.2])
+    return NeuralDenoiser(path, net.to(device, dtype), "v", mean, 1.2)
+
+
+@every_path
+@every_dtype
+@pytest.mark.parametrize("make", [MLP, EnergyMLP])
+def test_learned_denoisers_and_losses_follow_the_points(
+    path: GaussianPath, make: type, dtype, device
+) -> None:
+    """And agree with the CPU in float64 to the rounding of their dtype."""
+    g = torch.Generator().manual_seed(2)
+    data = torch.randn(3, 4, 2, generator=g, dtype=torch.float64)
+    time = path.t_max * torch.tensor([0.1, 0.3, 0.5, 0.8], dtype=torch.float64)
+    results = []
+    for where, kind in (("cpu", torch.float64), (device, dtype)):
+        denoiser = learned(path, make, kind, where)
+        exact = ExactDenoiser(path, three_gaussians(kind, where))
+        x_0, eps, nu = data.to(where, kind)
+        t = time.to(where, kind)
+        values = [
+            denoising_loss(denoiser, x_0, t, eps, "v", path.variance),
+            explicit_loss(denoiser, exact, x_0, t),
+            implicit_loss(denoiser, x_0, t, path.variance),
+            sliced_loss(denoiser, x_0, t, nu, path.variance),
+            target_variance(exact, x_0, t, "x0"),
+        ]
+        for value in values:
+            assert_like(value, (4,), kind, where)
+        for target in TARGETS:
+            reading = denoiser.read(target, x_0, t)
+            assert_like(reading, (4, 2), kind, where)
+            values.append(reading[:, 0])
+        results.append(torch.stack([v.detach().cpu().double() for v in values]))
+    # differences of a few float32 roundings, times the steepness of the net
+    close = 1e-3 if dtype == torch.float32 else 1e-9
+    torch.testing.assert_close(results[1], results[0], rtol=close, atol=close)
+
+
+@every_dtype
+def test_levels_directions_and_errors_are_drawn_where_the_generator_is(
+    dtype, device
+) -> None:
+    path, g = Cosine(), torch.Generator(device).manual_seed(0)
+    for levels in (LogUniformRatio(path), UniformTime(path, 0.1)):
+        t = levels.sample(5, g, dtype)
+        assert_like(t, (5,), dtype, device)
+        assert_like(levels.density(t), (5,), dtype, device)
+    x = torch.ones(4, 2, dtype=dtype, device=device)
+    for directions in (rademacher, gaussian, spherical):
+        assert_like(directions(x, g), (4, 2), dtype, device)
+    exact = ExactDenoiser(path, three_gaussians(dtype, device))
+    for values in score_errors(learned(path, MLP, dtype, device), exact, n=5)[1:]:
+        assert_like(values, (20,), dtype, device)
+
+
+@every_dtype
+def test_langevin_follows_the_points(dtype, device) -> None:
+    path, mixture = VarianceExploding(), three_gaussians(dtype, device)
+    x = torch.ones(4, 2, dtype=dtype, device=device)
+    g = torch.Generator(device).manual_seed(0)
+    chain = langevin_chain(mixture.score, x, 0.1, 2, g)
+    assert_like(trajectory(chain), (3, 4, 2), dtype, device)
+    chain = metropolis_langevin(mixture.log_prob, mixture.score, x, 0.1, 2, g)
+    assert_like(trajectory(chain), (3, 4, 2), dtype, device)
+    times = noise_ladder(path, 5.0, 0.1, 3)
+    for rule in (variance_rule(path, 0.1), snr_rule(0.2)):
+        chain = annealed_langevin(ExactDenoiser(path, mixture), x, times, rule, 2, g)
+        assert_like(trajectory(chain), (7, 4, 2), dtype, device)
 
 
 def meta_mixture() -> GaussianMixture:

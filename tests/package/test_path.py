@@ -232,6 +232,71 @@ def test_time_keeps_its_dtype_and_shape(path: GaussianPath) -> None:
         assert getattr(path, name)(0.3).dtype == torch.float64
 
 
+# The time of a ratio
+
+
+@every_path
+def test_time_at_is_the_inverse_of_the_ratio(path: GaussianPath) -> None:
+    for fraction in (1e-6, 1e-3, 0.1, 0.37, 0.8, 0.999):
+        t = fraction * path.t_max
+        ratio = number(path.sigma(t)) / number(path.alpha(t))
+        assert number(path.time_at(ratio)) == pytest.approx(t, rel=1e-9)
+    t = path.t_max * torch.linspace(0.01, 0.99, 7, dtype=torch.float64)
+    there = path.time_at(path.sigma(t) / path.alpha(t))
+    torch.testing.assert_close(there, t, rtol=1e-9, atol=1e-12)
+    assert path.time_at(0.0) == 0
+
+
+@every_path
+def test_time_at_keeps_its_dtype_and_stays_within_the_path(path: GaussianPath) -> None:
+    greatest = path.sigma(path.t_max) / path.alpha(path.t_max)
+    # float32 rounds the greatest ratio upwards as often as not
+    for ratio in (greatest, greatest.float(), greatest * (1 + 5e-7)):
+        t = path.time_at(ratio)
+        assert t.dtype == ratio.dtype
+        assert t <= path.t_max
+        assert number(t) == pytest.approx(path.t_max, rel=1e-6)
+    half = path.time_at(torch.tensor([0.0, 0.5]))
+    assert (half.dtype, half[0]) == (torch.float32, 0)
+    truth = number(path.time_at(0.5))
+    assert number(half[1]) == pytest.approx(truth, rel=1e-5)
+
+
+class Bent(GaussianPath):
+    """α = 1 − t³/2 and σ = sin t, t in [0, 2]: a path without a closed inverse."""
+
+    @property
+    def t_max(self) -> float:
+        return 1.2
+
+    def alpha(self, t: float | Tensor) -> Tensor:
+        return 1 - self.time(t) ** 3 / 2
+
+    def variance(self, t: float | Tensor) -> Tensor:
+        return self.time(t).sin() ** 2
+
+
+def test_a_path_without_a_closed_inverse_is_bisected() -> None:
+    path = Bent()
+    t = torch.tensor([0.0, 1e-5, 0.3, 0.77, 1.1999, 1.2], dtype=torch.float64)
+    ratio = path.sigma(t) / path.alpha(t)
+    torch.testing.assert_close(path.time_at(ratio), t, rtol=1e-12, atol=1e-14)
+    assert number(path.time_at(number(ratio[2]))) == pytest.approx(0.3)
+    with pytest.raises(ValueError, match=r"ratio must lie in \[0, 6\.8"):
+        path.time_at(7.0)
+
+
+@every_path
+def test_time_at_refuses_ratios_that_are_not_reached(path: GaussianPath) -> None:
+    greatest = number(path.sigma(path.t_max) / path.alpha(path.t_max))
+    for ratio in (-0.1, math.nan, 1.01 * greatest):
+        if ratio == math.inf:
+            assert path.time_at(ratio) == 1  # no signal is left at t = 1
+            continue
+        with pytest.raises(ValueError, match="ratio must lie in"):
+            path.time_at(ratio)
+
+
 # Noising
 
 
