@@ -20,6 +20,7 @@ const ARROWS = 12; // along each side of a panel
 const HALF = 0.2; // relative error at which an arrow of the error has half its full length
 const ROOM = 1.25; // beyond the first and the last step
 const SLICE = 12; // milliseconds of measuring per frame
+const REFERENCE = "denoising"; // the loss that costs are relative to
 const NARROW = 150; // pixels; a panel below that has short headings
 
 const NUMBERS = [
@@ -68,6 +69,8 @@ class LearnedFields extends MixtureWidget {
     this.trails = new Map(); // by label: [step, error] of networks that were live
     this.hover = null;
     this.buildControls();
+    const lists = ["trainings", "live"].map((name) => model.get(name));
+    this.arrange(merged(...lists.map((list) => (Array.isArray(list) ? list : []))));
     this.begin();
   }
 
@@ -104,11 +107,12 @@ class LearnedFields extends MixtureWidget {
     this.prepare();
     this.now.law = path.marginal(mixture, t);
     this.now.level = this.measure.at(ratio);
-    this.shown = this.learn();
+    const shown = merged(this.now.trainings, this.now.live);
+    this.shown = this.learn(shown);
     this.relative = this.shown.map((one) =>
       this.now.level.relative(one.denoisers[one.at(checkpoint)]),
     );
-    this.arrange();
+    this.arrange(shown);
     this.player.set(this.model.get("playing"));
     this.training.node.hidden = steps.length < 2;
     this.training.range(0, steps.length - 1, 1);
@@ -135,16 +139,9 @@ class LearnedFields extends MixtureWidget {
     this.trails.clear();
   }
 
-  /** What is shown, as learners; one that is live stands in for its namesake. */
-  learn() {
-    const { trainings, live, path } = this.now;
-    const rest = new Map(live.map((one) => [one.label, one]));
-    const shown = trainings.map((one) => {
-      const instead = rest.get(one.label);
-      rest.delete(one.label);
-      return instead ?? one;
-    });
-    shown.push(...rest.values());
+  /** The trainings as learners, those known already with what they know. */
+  learn(shown) {
+    const { live, path } = this.now;
     const known = this.learners;
     this.learners = new Map(
       shown.map((one) => [
@@ -289,8 +286,8 @@ class LearnedFields extends MixtureWidget {
   }
 
   /** A panel and a row of the table for everything that is shown. */
-  arrange() {
-    const labels = this.shown.map(({ label }) => label);
+  arrange(shown) {
+    const labels = shown.map(({ label }) => label);
     const key = JSON.stringify(labels);
     if (this.arranged === key) return;
     this.arranged = key;
@@ -467,7 +464,16 @@ class LearnedFields extends MixtureWidget {
   }
 }
 
-const REFERENCE = "denoising"; // the loss that costs are relative to
+/** What is shown: trainings, a live one in place of its namesake, and other live ones. */
+function merged(trainings, live) {
+  const rest = new Map(live.map((one) => [one.label, one]));
+  const shown = trainings.map((one) => {
+    const instead = rest.get(one.label);
+    rest.delete(one.label);
+    return instead ?? one;
+  });
+  return [...shown, ...rest.values()];
+}
 
 function colourOf(colours, i) {
   return colours.components[i % colours.components.length];
