@@ -35,7 +35,7 @@ ROUNDING = 1e-6  # by which a ratio may exceed the path's greatest
 
 
 def far_modes() -> GaussianMixture:
-    """Two round modes, weights 0.2 and 0.8, eight standard deviations apart."""
+    """Two round modes, weights 0.2 and 0.8, about eight standard deviations apart."""
     return GaussianMixture(
         torch.tensor([0.2, 0.8], dtype=torch.float64),
         torch.tensor([[-3.0, -1.0], [3.0, 1.0]], dtype=torch.float64),
