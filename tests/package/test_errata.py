@@ -13,10 +13,23 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, Normal
 
+from diffedu.denoiser import ExactDenoiser
 from diffedu.fokker_planck import Grid, solve_fokker_planck
+from diffedu.losses import (
+    denoising_score_matching,
+    explicit_score_matching,
+    fisher_information,
+    implicit_score_matching,
+    target_variance,
+)
 from diffedu.metrics import energy_distance, sampling_floor
-from diffedu.mixture import three_gaussians, three_gaussians_1d
-from diffedu.path import OrnsteinUhlenbeck, VariancePreserving, time_grid
+from diffedu.mixture import GaussianMixture, three_gaussians, three_gaussians_1d
+from diffedu.path import (
+    OrnsteinUhlenbeck,
+    VarianceExploding,
+    VariancePreserving,
+    time_grid,
+)
 from diffedu.samplers import last
 from diffedu.sde import SDE, euler_maruyama, forward, heun, reverse
 from tests.package.oracles import (
@@ -325,3 +338,253 @@ def test_the_noising_sde_run_backwards_does_not_denoise() -> None:
     V_T = noised(mixture, path.alpha(T), path.sigma(T)).variance
     truth = math.exp(2 * T) * (V_T + 1) - 1
     assert_mean(products(wrong).diagonal(dim1=1, dim2=2), truth, 0.01 * float(truth[0]))
+
+
+# 000-E9: ∇log p_t is the mean of ∇log p_{t|0} under p(x_0 | x_t)
+
+
+def test_the_score_is_the_mean_of_conditional_scores_given_the_noisy_point() -> None:
+    path, mixture, t = OrnsteinUhlenbeck(0.8, 1.1), three_gaussians_1d(), 0.2
+    alpha, sigma = float(path.alpha(t)), float(path.sigma(t))
+    x_t, x_0 = torch.tensor([[0.4]]).double(), lattice(mixture, 4000)
+    joint = (
+        noised(mixture, 1.0, 0.0).log_prob(x_0).exp()
+        * Normal(alpha * x_0[:, 0], sigma).log_prob(x_t[0]).exp()
+    )
+    p_t = noised(mixture, alpha, sigma)
+    conditional = -(x_t - alpha * x_0)[:, 0] / sigma**2
+    truth = float(gradient(p_t.log_prob, x_t))
+    density = float(p_t.log_prob(x_t).exp())
+    right = float((conditional * joint / density).sum()) * cell(x_0)
+    assert right == pytest.approx(truth, rel=1e-8)
+    assert float(path.marginal(mixture, t).score(x_t)) == pytest.approx(truth, rel=1e-9)
+    # as printed, the posterior is divided by p_t once more
+    printed = right / density
+    assert abs(printed - truth) > 0.1 * abs(truth)
+
+
+# 000-E10 and 003-E9: the denoising objective lacks a constant, and not a small one
+
+
+@pytest.mark.parametrize("sigma", [0.3, 1.0])
+def test_the_explicit_and_the_denoising_loss_differ_by_a_constant(sigma: float) -> None:
+    """C = d/σ² − E‖∇log q_σ‖², the same at every field."""
+    mixture, n = three_gaussians(), 40_000
+    law = noised(mixture, 1.0, sigma)
+    x = lattice(mixture, 150, reach=9.0 + 9 * sigma)
+    q = law.log_prob(x).exp() * cell(x)
+    constant = 2 / sigma**2 - float(q @ gradient(law.log_prob, x).square().sum(1))
+    x_0 = mixture.sample(n, seeded(30))
+    eps = torch.randn(n, 2, generator=seeded(31), dtype=torch.float64)
+    noisy = x_0 + sigma * eps
+    true = gradient(law.log_prob, noisy)
+    fields = (lambda x: -0.5 * x, lambda x: x.flip(1).sin())
+    for field in fields:
+        denoising = denoising_score_matching(field, x_0, eps, sigma)
+        explicit = explicit_score_matching(field, noisy, true)
+        assert_mean(denoising - explicit, constant)
+        error = float((denoising - explicit).std()) / math.sqrt(n)
+        assert constant > 20 * error  # as printed, it is 0
+    path = VarianceExploding()
+    exact = ExactDenoiser(path, mixture)
+    t = path.time_at(sigma)
+    assert_mean(target_variance(exact, noisy, t, "score"), constant)
+
+
+# 000-E12: the network predicts ε at γ x_0 + σ ε; at γ x_0 − σ ε it learns −ε
+
+
+def test_the_noisy_point_has_plus_the_noise() -> None:
+    path, mixture, t, n = VariancePreserving(), three_gaussians(), 0.3, 40_000
+    alpha, sigma = float(path.alpha(t)), float(path.sigma(t))
+    x_0 = mixture.sample(n, seeded(32))
+    eps = torch.randn(n, 2, generator=seeded(33), dtype=torch.float64)
+    exact = ExactDenoiser(path, mixture)
+    plus, minus = alpha * x_0 + sigma * eps, alpha * x_0 - sigma * eps
+    assert torch.equal(path.perturb(x_0, eps, t), plus)
+    # E ε ε̂ = E‖ε̂‖² for the regression ε̂ of ε on x_t
+    for x_t, sign in ((plus, 1), (minus, -1)):
+        learned = exact.eps(x_t, t)
+        assert_mean((eps * learned - sign * learned.square()).sum(1), 0.0)
+        assert float(learned.square().mean()) > 0.3
+
+
+# 000-E13: the Gaussian approximation of x given y = x + σ ε
+
+
+def test_the_normaliser_of_the_noise_has_the_variance_not_the_deviation() -> None:
+    sigma = 0.3
+    x = torch.cartesian_prod(*2 * [torch.linspace(-4, 4, 801, dtype=torch.float64)])
+    kernel = (-x.square().sum(1) / (2 * sigma**2)).exp().sum() * cell(x)
+    assert float(kernel) / (2 * math.pi * sigma**2) == pytest.approx(1, rel=1e-9)
+    assert float(kernel) / (2 * math.pi * sigma) == pytest.approx(sigma, rel=1e-9)
+
+
+def test_the_noise_around_the_observation_has_covariance_sigma_squared() -> None:
+    """p_Y(y) = E p_X(x) over x ~ N(y, σ² I)."""
+    mixture, sigma, y = three_gaussians(), 0.3, torch.tensor([0.2, 0.6]).double()
+    x = lattice(mixture, 400)
+    density = noised(mixture, 1.0, 0.0).log_prob(x).exp()
+
+    def smoothed(covariance: float) -> float:
+        noise = MultivariateNormal(y, covariance * torch.eye(2).double())
+        return float((density * noise.log_prob(x).exp()).sum()) * cell(x)
+
+    truth = float(noised(mixture, 1.0, sigma).log_prob(y).exp())
+    assert smoothed(sigma**2) == pytest.approx(truth, rel=1e-8)
+    assert abs(smoothed(sigma) / truth - 1) > 0.5
+    got = VarianceExploding().marginal(mixture, VarianceExploding().time_at(sigma))
+    assert float(got.log_prob(y[None]).exp()) == pytest.approx(truth, rel=1e-8)
+
+
+def test_the_approximate_posterior_needs_its_denominator() -> None:
+    """p_X(y) (1 + ⟨∇log p_X(y), x − y⟩) N(x; y, σ²I) integrates to p_X(y), not to 1."""
+    mixture, sigma, y = three_gaussians(), 0.1, torch.tensor([0.2, 0.6]).double()
+    law = noised(mixture, 1.0, 0.0)
+    score = gradient(law.log_prob, y[None])[0]
+    density = float(law.log_prob(y).exp())
+    offsets = torch.cartesian_prod(
+        *2 * [torch.linspace(-0.9, 0.9, 301, dtype=torch.float64)]
+    )
+    noise = Normal(0.0, sigma).log_prob(offsets).sum(1).exp() * cell(offsets)
+    printed = float(noise @ (density * (1 + offsets @ score)))
+    assert printed == pytest.approx(density, rel=1e-6)
+    assert abs(printed - 1) > 0.5
+    assert printed / density == pytest.approx(1, rel=1e-6)
+    # and the square that is completed leaves ½σ²‖∇log p‖² behind
+    exponent = -offsets.square().sum(1) / (2 * sigma**2) + offsets @ score
+    shifted = (offsets - sigma**2 * score).square().sum(1) / (2 * sigma**2)
+    left = 0.5 * sigma**2 * float(score.square().sum())
+    torch.testing.assert_close(exponent, left - shifted)
+    assert left > 1e-3
+
+
+# 001-E3: ε = (z − x)/σ; with ε = z − x the score −ε/σ is off by σ
+
+
+def test_the_noise_is_the_residual_in_units_of_sigma() -> None:
+    sigma, x, z = 0.3, torch.tensor([[0.5]]).double(), torch.tensor([[1.5]]).double()
+    truth = gradient(lambda z: Normal(x, sigma).log_prob(z).sum(1), z)
+    right, printed = -((z - x) / sigma) / sigma, -(z - x) / sigma
+    torch.testing.assert_close(right, truth)
+    assert float((printed / truth).item()) == pytest.approx(sigma)
+    # what the loss regresses on is the right one: it vanishes at the truth
+    loss = denoising_score_matching(lambda x: truth, x, (z - x) / sigma, sigma)
+    assert float(loss.detach()) < 1e-20
+
+
+# 001-E8: equal scores mean proportional densities on connected support only
+
+
+def test_equal_scores_on_two_islands_allow_other_weights() -> None:
+    def density(share: float):
+        """Bumps on [−2, −1] and on [1, 2], smooth and 0 in between."""
+
+        def log_density(x: Tensor) -> Tensor:
+            inside = (x.abs() - 1.5)[:, 0]
+            bump = -1 / (0.25 - inside**2)
+            weight = torch.where(x[:, 0] > 0, share, 1 - share)
+            return bump + weight.log()
+
+        return log_density
+
+    x = torch.tensor([[-1.7], [-1.2], [1.3], [1.6]]).double()
+    p, q = density(0.5), density(0.8)
+    torch.testing.assert_close(gradient(p, x), gradient(q, x))
+    ratios = (q(x) - p(x)).exp()
+    assert ratios.tolist() == pytest.approx([0.4, 0.4, 1.6, 1.6])
+    divergence = explicit_score_matching(lambda x: gradient(p, x), x, gradient(q, x))
+    assert float(divergence.abs().max()) < 1e-20
+
+
+# 003-E1 to E5: energies, and the identities of score matching
+
+
+def model_and_data() -> tuple[GaussianMixture, GaussianMixture]:
+    data = three_gaussians()
+    return data, GaussianMixture(
+        data.weights.flip(0), data.means + 0.3, 1.3 * data.covariances
+    )
+
+
+def averaged_over_data(values, points: int = 160) -> float:
+    data, _ = model_and_data()
+    x = lattice(data, points)
+    return float((noised(data, 1.0, 0.0).log_prob(x).exp() * values(x)).sum()) * cell(x)
+
+
+def test_the_score_of_exp_f_over_z_is_plus_the_gradient_of_f() -> None:
+    def f(x: Tensor) -> Tensor:
+        return -0.25 * x.square().sum(1) ** 2 + x[:, 0].sin()
+
+    grid = torch.cartesian_prod(*2 * [torch.linspace(-5, 5, 401).double()])
+    log_z = (f(grid).exp().sum() * cell(grid)).log()
+    x, h = torch.tensor([[0.7, -0.4], [1.1, 0.9]]).double(), 1e-5
+    for i in range(2):
+        step = h * torch.eye(2).double()[i]
+        slope = ((f(x + step) - log_z) - (f(x - step) - log_z)) / (2 * h)
+        torch.testing.assert_close(gradient(f, x)[:, i], slope, rtol=1e-7, atol=1e-8)
+        assert float((-gradient(f, x)[:, i] - slope).abs().min()) > 0.1
+
+
+def test_the_implicit_loss_needs_the_information_of_the_data() -> None:
+    """Explicit = implicit + E‖∇log p‖²: 003-E2; ∇² of log p_θ, not of p_θ: 003-E3."""
+    data, model = model_and_data()
+    law, model_law = noised(data, 1.0, 0.0), noised(model, 1.0, 0.0)
+
+    def explicit(x: Tensor) -> Tensor:
+        gap = gradient(law.log_prob, x) - gradient(model_law.log_prob, x)
+        return gap.square().sum(1)
+
+    def printed(x: Tensor) -> Tensor:
+        """With the trace of the Hessian of the density itself."""
+        h = 1e-3
+        middle, trace = model_law.log_prob(x).exp(), torch.zeros(len(x)).double()
+        for step in h * torch.eye(2).double():
+            ends = [model_law.log_prob(x + s).exp() for s in (step, -step)]
+            trace = trace + (sum(ends) - 2 * middle) / h**2
+        return gradient(model_law.log_prob, x).square().sum(1) + 2 * trace
+
+    truth = averaged_over_data(explicit)
+    implicit = averaged_over_data(lambda x: implicit_score_matching(model.score, x))
+    fisher = averaged_over_data(lambda x: fisher_information(data, x))
+    assert implicit + fisher == pytest.approx(truth, rel=1e-7)
+    assert abs(implicit - truth) > 1
+    assert abs(averaged_over_data(printed) + fisher - truth) > 1
+
+
+def test_the_fisher_divergence_is_minimised_not_maximised() -> None:
+    data, model = model_and_data()
+    law = noised(data, 1.0, 0.0)
+
+    def divergence(score) -> float:
+        return averaged_over_data(
+            lambda x: explicit_score_matching(score, x, gradient(law.log_prob, x))
+        )
+
+    assert divergence(data.score) < 1e-20
+    assert divergence(model.score) > 0.1
+    assert divergence(lambda x: 100 * x) > divergence(lambda x: 10 * x) > 100
+
+
+def test_the_noisy_score_is_averaged_over_noisy_points() -> None:
+    """Over x̃ ~ q_σ explicit and denoising differ by a constant; over p_data not."""
+    data, sigma = three_gaussians(), 1.0
+    law, n = noised(data, 1.0, sigma), 40_000
+    x_0 = data.sample(n, seeded(34))
+    eps = torch.randn(n, 2, generator=seeded(35), dtype=torch.float64)
+    noisy = x_0 + sigma * eps
+    fields = (lambda x: -0.5 * x, lambda x: x.flip(1).sin() - 2 * x)
+    differences = []
+    for points in (noisy, x_0):
+        true = gradient(law.log_prob, points)
+        first, second = (
+            denoising_score_matching(field, x_0, eps, sigma)
+            - explicit_score_matching(field, points, true)
+            for field in fields
+        )
+        differences.append(second - first)
+    right, printed = differences
+    assert_mean(right, 0.0)
+    error = float(printed.std()) / math.sqrt(n)
+    assert abs(float(printed.mean())) > 20 * error
