@@ -438,8 +438,13 @@ class _Measure:
 @cache
 def recorded() -> tuple[Training, ...]:
     """The trainings that come with the package."""
-    with np.load(RECORDING, allow_pickle=False) as file:
-        data = {name: file[name] for name in file.files}
+    return load(RECORDING)
+
+
+def load(file: Path) -> tuple[Training, ...]:
+    """The trainings that `tools/record_trainings.py` wrote: arrays, never code."""
+    with np.load(file, allow_pickle=False) as stored:
+        data = {name: stored[name] for name in stored.files}
     return tuple(
         Training(
             str(label),

@@ -27,6 +27,7 @@ from diffedu.widgets.learned_fields import (
     RECORDING,
     Training,
     _Measure,
+    load,
     recorded,
 )
 from tests.widgets.helpers import (
@@ -39,6 +40,7 @@ from tests.widgets.helpers import (
     says,
     slide,
 )
+from tools import record_trainings
 
 NAME = "learned_fields"
 LABELS = ["explicit", "implicit", "sliced", "denoising"]
@@ -76,6 +78,13 @@ def test_the_recording_is_data():
     with np.load(RECORDING, allow_pickle=False) as file:
         kinds = {file[name].dtype.kind for name in file.files}
     assert kinds <= set("fiU")
+
+
+def test_a_record_is_written_whole_and_read_back(tmp_path):
+    file = tmp_path / "new" / "record.npz"
+    record_trainings.save(list(recorded()), file)
+    assert load(file) == recorded()
+    assert list(file.parent.iterdir()) == [file]
 
 
 def test_four_trainings_of_one_network():
