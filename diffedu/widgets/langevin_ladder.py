@@ -80,10 +80,11 @@ class LangevinLadder(MixtureWidget):
 
     title = Text("Two far modes, and a ladder of noise between them")
     caption = Text(
-        "Left: Langevin steps on the score of the data. Right: as many steps, on the "
-        "score of the data under less and less noise; shaded, the density that the "
-        "score belongs to. Drag the numbered discs to move the modes. Below: the share "
-        "of the particles at the selected mode after every step, beside its weight."
+        "Plain: Langevin steps on the score of the data. Annealed: as many steps, on "
+        "the score of the data under less and less noise. Shaded, the density that the "
+        "score belongs to. Drag the numbered discs to move the modes. The chart: the "
+        "share of the particles at the selected mode after every step, beside its "
+        "weight."
     )
     levels = Whole(16, least=2, most=50)
     highest = Real(3.0, least=1e-3)
