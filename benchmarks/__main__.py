@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from benchmarks import fokker_planck
+from benchmarks import fokker_planck, training
 from benchmarks.report import page, write
 
 TOPICS: dict[str, Callable[[], Iterator[str]]] = {
     "fokker_planck": fokker_planck.run,
+    "training": training.run,
 }
 """What is measured, in the order of the page; each yields Markdown, part by part."""
 

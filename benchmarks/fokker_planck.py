@@ -18,7 +18,7 @@ from torch import Tensor
 
 from benchmarks import fokker_planck_peers as peers
 from benchmarks.report import duration, error, table, times
-from benchmarks.timing import Timing, interleave
+from benchmarks.timing import Timing, interleave, time_to_error
 from diffedu.fokker_planck import (
     Grid,
     generator_matrix,
@@ -264,19 +264,6 @@ def curves(problem: Problem) -> dict[str, dict[str, tuple[Problem, Solve]]]:
         },
         "FiPy, Crank–Nicolson": {setting(p): (p, fipy(p)) for p in ladder[:3]},
     }
-
-
-def time_to_error(points: list[tuple[float, float]], target: float) -> float | None:
-    """Seconds at which (error, seconds) reaches the target, by a line in logarithms.
-
-    None where the target lies outside what was measured.
-    """
-    points = sorted(points, reverse=True)
-    for (e_0, s_0), (e_1, s_1) in zip(points, points[1:], strict=False):
-        if e_0 >= target >= e_1:
-            share = math.log(e_0 / target) / math.log(e_0 / e_1)
-            return s_0 * (s_1 / s_0) ** share
-    return None
 
 
 TARGETS = (1e-3, 1e-4, 1e-5, 1e-6)

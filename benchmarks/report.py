@@ -9,7 +9,7 @@ from pathlib import Path
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 COMMAND = "make bench"
-PACKAGES = ("torch", "numpy", "scipy", "numba", "py-pde", "fipy")
+PACKAGES = ("torch", "numpy", "scipy", "numba", "py-pde", "fipy", "azula")
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -6,6 +6,7 @@ everything runs on one thread, that is what a quiet machine's wall clock would s
 """
 
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
@@ -55,6 +56,19 @@ def interleave(
             if first[name][0] < slow or i < slow_rounds:
                 seconds[name].append(_turn(call, least))
     return {name: Timing(tuple(seconds[name]), first[name][1]) for name in contenders}
+
+
+def time_to_error(points: list[tuple[float, float]], target: float) -> float | None:
+    """Seconds at which (error, seconds) reaches the target, by a line in logarithms.
+
+    None where the target lies outside what was measured.
+    """
+    points = sorted(points, reverse=True)
+    for (e_0, s_0), (e_1, s_1) in zip(points, points[1:], strict=False):
+        if e_0 >= target >= e_1:
+            share = math.log(e_0 / target) / math.log(e_0 / e_1)
+            return s_0 * (s_1 / s_0) ** share
+    return None
 
 
 def _turn(call: Callable[[], Any], least: float) -> float:
