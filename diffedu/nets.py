@@ -116,7 +116,7 @@ class MLP(nn.Module):
         # not drawn twice, and not from the global generator
         layers = [nn.utils.skip_init(nn.Linear, a, b) for a, b in pairwise(widths)]
         for layer in layers[:-1]:
-            # uniform with variance 1/a: what SiLU needs for its output to keep size
+            # uniform with variance 1/a: inputs of order one give sums of order one
             bound = math.sqrt(3 / layer.in_features)
             nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
             nn.init.zeros_(layer.bias)
