@@ -114,6 +114,8 @@ def test_hidden_layers_have_weights_of_variance_one_over_their_inputs() -> None:
         square = layer.weight.detach().double().square().flatten()
         error = float(square.std()) / math.sqrt(len(square))
         assert abs(float(square.mean()) - 1 / layer.in_features) <= 5 * error
+        mean = float(layer.weight.detach().double().mean())
+        assert abs(mean) <= 5 / math.sqrt(layer.in_features * len(square))
         # uniform, so nothing beyond √3 deviations
         bound = math.sqrt(3 / layer.in_features)
         assert 0.95 * bound < float(layer.weight.detach().abs().max()) <= bound
