@@ -297,7 +297,7 @@ def test_times_of_noise_levels(javascript, path):
     found = javascript(
         """const path = core.make_path(state);
         return [list(learned.RATIOS),
-            list(learned.RATIOS.map((ratio) => learned.time_at(path, ratio)))];""",
+            list(learned.RATIOS.map((ratio) => core.time_at(path, ratio)))];""",
         state=_path_to_json(path, None),
     )
     assert found[0] == pytest.approx(RATIOS.tolist(), rel=1e-12)

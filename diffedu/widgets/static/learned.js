@@ -3,7 +3,7 @@
  * `denoiser.py`, and their distance from the exact ones. No DOM; letters as in Python.
  */
 
-import { decode } from "./core.js";
+import { decode, time_at } from "./core.js";
 
 const LEVELS = 20;
 export const LOW = 0.02; // least and greatest noise-to-signal ratio σ/α of the measure
@@ -14,17 +14,6 @@ export const RATIOS = Float64Array.from(
   { length: LEVELS },
   (_, i) => LOW * (HIGH / LOW) ** (i / (LEVELS - 1)),
 );
-
-/** The t at which σ(t)/α(t) is `ratio`, by bisection. */
-export function time_at(path, ratio) {
-  let [low, high] = [0, path.t_max];
-  for (let i = 0; i < 60; i++) {
-    const middle = 0.5 * (low + high);
-    if (path.sigma(middle) < ratio * path.alpha(middle)) low = middle;
-    else high = middle;
-  }
-  return 0.5 * (low + high);
-}
 
 /** F(u, c): a multilayer perceptron on (u, c) and random Fourier features of both. */
 export class MLP {

@@ -1,5 +1,6 @@
 /** Four trainings of one network: the learned fields beside the exact one. */
 
+import { time_at } from "./core.js";
 import {
   Chart,
   Plane,
@@ -12,7 +13,7 @@ import {
   readout,
   slider,
 } from "./figure.js";
-import { HIGH, LOW, Measure, RATIOS, denoisers, time_at } from "./learned.js";
+import { HIGH, LOW, Measure, RATIOS, denoisers } from "./learned.js";
 import { MixtureWidget, draws, viewExtent } from "./mixture_widget.js";
 
 const PACE = 0.9; // seconds that a checkpoint is shown for, played
