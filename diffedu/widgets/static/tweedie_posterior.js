@@ -518,10 +518,12 @@ class TweediePosterior extends MixtureWidget {
 
   // --------------------------------------------------------------------------- numbers
 
-  /** The largest three weights, by component. */
+  /** Up to three weights in the order of the components; of more, the largest two. */
   weights() {
-    const shares = Array.from(this.now.law.weights, (weight, k) => [weight, k + 1]);
-    const largest = shares.sort(([a], [b]) => b - a).slice(0, 3);
+    const weights = Array.from(this.now.law.weights);
+    if (weights.length <= 3) return weights.map((w) => w.toFixed(2)).join(", ");
+    const shares = weights.map((weight, k) => [weight, k + 1]);
+    const largest = shares.sort(([a], [b]) => b - a).slice(0, 2);
     return largest.map(([weight, k]) => `${k}: ${weight.toFixed(2)}`).join(", ");
   }
 
