@@ -13,6 +13,7 @@ number at the same network:
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -210,27 +211,18 @@ def target_variance(
 
 
 @dataclass(frozen=True)
-class LogUniformRatio:
-    """Times at which σ/α is log-uniform on [low, high], stratified.
-
-    Args:
-        path: whose times.
-        low, high: noise-to-signal ratios, 0 < low < high.
-
-    Raises:
-        ValueError: a ratio is out of range or not reached by the path.
-    """
+class Levels(ABC):
+    """A law of the times at which a loss is taken; a subclass states the two below."""
 
     path: GaussianPath
-    low: float = 0.02
-    high: float = 10.0
 
-    def __post_init__(self) -> None:
-        require_positive("low", self.low)
-        require_positive("high", self.high)
-        if self.high <= self.low:
-            raise ValueError(f"high must be > low = {self.low}, got {self.high}")
-        self.path.time_at(self.high)
+    @abstractmethod
+    def quantile(self, fraction: Tensor) -> Tensor:
+        """The time below which t lies with this probability."""
+
+    @abstractmethod
+    def density(self, t: Time) -> Tensor:
+        """The density of t: w(t)/density(t) weighs every level by w."""
 
     def sample(
         self,
@@ -243,25 +235,54 @@ class LogUniformRatio:
         Raises:
             ValueError: n is not a whole number >= 1.
         """
-        fraction = _stratified(n, generator, dtype)
-        ratio = self.low * torch.exp(math.log(self.high / self.low) * fraction)
-        return self.path.time_at(ratio)
+        require_count("n", n)
+        device = torch.device("cpu") if generator is None else generator.device
+        within = torch.rand(n, generator=generator, dtype=dtype, device=device)
+        slices = torch.arange(n, dtype=dtype, device=device)
+        return self.quantile((slices + within) / n)
+
+
+@dataclass(frozen=True)
+class LogUniformRatio(Levels):
+    """σ/α is log-uniform on [low, high].
+
+    Args:
+        path: whose times.
+        low, high: noise-to-signal ratios, 0 < low < high.
+
+    Raises:
+        ValueError: a ratio is out of range or not reached by the path.
+    """
+
+    low: float = 0.02
+    high: float = 10.0
+
+    def __post_init__(self) -> None:
+        require_positive("low", self.low)
+        require_positive("high", self.high)
+        if self.high <= self.low:
+            raise ValueError(f"high must be > low = {self.low}, got {self.high}")
+        self.path.time_at(self.high)
+
+    def quantile(self, fraction: Tensor) -> Tensor:
+        """The t at which σ/α = low (high/low)^fraction."""
+        log_ratio = math.log(self.high / self.low)
+        return self.path.time_at(self.low * torch.exp(log_ratio * fraction))
 
     def density(self, t: Time) -> Tensor:
-        """The density of t, d log(σ/α)/dt / log(high/low): w(t)/density(t) weighs w."""
+        """d log(σ/α)/dt / log(high/low)."""
         rate = 0.5 * self.path.variance_dot(t) / self.path.variance(t) - self.path.f(t)
         return rate / math.log(self.high / self.low)
 
 
 @dataclass(frozen=True)
-class UniformTime:
-    """Times uniform on [low, high], stratified; high is t_max by default.
+class UniformTime(Levels):
+    """t is uniform on [low, high]; high is t_max by default.
 
     Raises:
         ValueError: a time is out of range.
     """
 
-    path: GaussianPath
     low: float = 0.0
     high: float | None = None
 
@@ -277,25 +298,13 @@ class UniformTime:
     def _high(self) -> float:
         return self.path.t_max if self.high is None else self.high
 
-    def sample(
-        self,
-        n: int,
-        generator: torch.Generator | None = None,
-        dtype: torch.dtype = torch.float64,
-    ) -> Values:
-        """One time from each of n equal slices, on the generator's device.
-
-        Raises:
-            ValueError: n is not a whole number >= 1.
-        """
-        return self.low + (self._high - self.low) * _stratified(n, generator, dtype)
+    def quantile(self, fraction: Tensor) -> Tensor:
+        """low + fraction (high − low)."""
+        return self.low + (self._high - self.low) * fraction
 
     def density(self, t: Time) -> Tensor:
         """1/(high − low)."""
         return torch.full_like(self.path.time(t), 1 / (self._high - self.low))
-
-
-Levels = LogUniformRatio | UniformTime
 
 
 # How far a field is from the true one
@@ -371,13 +380,3 @@ def _gradient(s: Points, nu: Points, x: Points) -> Points:
         return torch.zeros_like(x)
     options = {"create_graph": True, "materialize_grads": True}
     return torch.autograd.grad(s, x, nu, **options)[0]
-
-
-def _stratified(
-    n: int, generator: torch.Generator | None, dtype: torch.dtype
-) -> Values:
-    """One number from each slice [i/n, (i+1)/n)."""
-    require_count("n", n)
-    device = torch.device("cpu") if generator is None else generator.device
-    u = torch.rand(n, generator=generator, dtype=dtype, device=device)
-    return (torch.arange(n, dtype=dtype, device=device) + u) / n
