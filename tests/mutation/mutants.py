@@ -652,7 +652,7 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
             "x_t, alpha, sigma)\n    return (a",
             "x_t, sigma, alpha)\n    return (a",
         ),
-        ("math.log(self.high / self.low) * fraction", "math.log(self.high) * fraction"),
+        ("log_ratio = math.log(self.high / self.low)", "log_ratio = math.log(self.high)"),
         ("rate = 0.5 * self.path", "rate = self.path"),
         (
             "/ self.path.variance(t) - self.path.f(t)",
@@ -677,7 +677,7 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
             "errors.append(_square(eps)",
         ),
         ("logspace(math.log10(0.02), 1, 20", "logspace(math.log10(0.02), 1, 10"),
-        ("(torch.arange(n, dtype=dtype, device=device) + u) / n", "u"),
+        ("(slices + within) / n", "within"),
         ("torch.autograd.grad(s, x, nu", "torch.autograd.grad(s, x, s"),
         ('"create_graph": True', '"create_graph": False, "retain_graph": True'),
     ],
