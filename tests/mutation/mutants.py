@@ -652,7 +652,10 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
             "x_t, alpha, sigma)\n    return (a",
             "x_t, sigma, alpha)\n    return (a",
         ),
-        ("log_ratio = math.log(self.high / self.low)", "log_ratio = math.log(self.high)"),
+        (
+            "log_ratio = math.log(self.high / self.low)",
+            "log_ratio = math.log(self.high)",
+        ),
         ("rate = 0.5 * self.path", "rate = self.path"),
         (
             "/ self.path.variance(t) - self.path.f(t)",
