@@ -207,7 +207,7 @@ def train(
         checkpoint: a file. If it exists the run resumes from it, exactly; it is written
             every `save_every` steps and whenever the run ends, beside itself first and
             then renamed.
-        progress: show a bar.
+        progress: show a bar, unless the environment has TQDM_DISABLE.
         compile: compile the loss with torch.compile, which takes a minute at first.
         capture: replay loss and gradients as one CUDA graph, which saves the cost of
             launching many small kernels.
@@ -244,9 +244,9 @@ def train(
     saved, whole = state.step, True
     gradient = _gradient(parameters, torch.compile(loss) if compile else loss, capture)
 
-    # an argument would overrule TQDM_DISABLE, with which notebooks are stored
-    bar_class = tqdm if progress else partial(tqdm, disable=True)
-    bar = bar_class(total=steps, initial=state.step, leave=False)
+    # tqdm's own variable, which its bars in a notebook do not heed
+    silent = not progress or "TQDM_DISABLE" in os.environ
+    bar = tqdm(total=steps, initial=state.step, leave=False, disable=silent)
     try:
         while state.step < steps:
             with _Undisturbed(threads) as interrupt:

@@ -632,6 +632,10 @@ def test_the_bar_is_drawn_only_where_it_is_wanted(
     for _ in Run().steps(2, progress=True):
         pass
     assert "/2" in "".join(capsys.readouterr())
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+    for _ in Run().steps(2, progress=True):
+        pass
+    assert "".join(capsys.readouterr()) == ""
 
 
 def test_frozen_parameters_stay() -> None:
