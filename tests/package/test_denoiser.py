@@ -431,6 +431,8 @@ def test_a_network_runs_in_its_dtype_and_answers_in_that_of_the_points(
     assert low.dtype == torch.float32
     copy = trained_like(make).double()
     double = NeuralDenoiser(path, copy, "v", MEAN, SCALE).read(target, x_t, 0.3)
+    both = NeuralDenoiser(path, copy, "v", MEAN, SCALE).read(target, x_t.float(), 0.3)
+    assert both.dtype == torch.float32
     torch.testing.assert_close(single, double, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(low.double(), double, rtol=1e-4, atol=1e-5)
     assert next(net.parameters()).dtype == torch.float32
