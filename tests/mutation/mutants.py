@@ -742,7 +742,7 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
         ("parameter.grad = None", "pass"),
         ("value = loss(*batch).mean()", "value = loss(*batch).sum()"),
         ("dataclasses.replace(denoiser, net=average.module)", "denoiser"),
-        ("bar_class = tqdm if progress else", "bar_class = tqdm if not progress else"),
+        ("leave=False, disable=silent)", "leave=False, disable=not silent)"),
     ],
     "samplers": [
         (
