@@ -107,7 +107,7 @@ def random_net(dim: int, seed: int = 3) -> nn.Module:
 def expectation(mixture: GaussianMixture, values: Tensor, x: Tensor) -> float:
     """E[values] under the mixture, by quadrature on the lattice x."""
     p = torch_mixture(mixture).log_prob(x).exp()
-    return float((p * values).sum()) * cell(x)
+    return float((p * values.detach()).sum()) * cell(x)
 
 
 # One noise level: each loss is what it says
