@@ -113,8 +113,9 @@ class MLP(nn.Module):
         self.space = FourierFeatures(dim, features, scale, generator)
         self.time = TimeEmbedding(features, 1.0, generator)
         widths = [dim + 4 * features + 1] + depth * [hidden] + [outputs]
-        # not drawn twice, and not from the global generator
-        layers = [nn.utils.skip_init(nn.Linear, a, b) for a, b in pairwise(widths)]
+        # on "meta" nothing is drawn yet, least of all from the global generator
+        layers = [nn.Linear(a, b, device="meta") for a, b in pairwise(widths)]
+        layers = [layer.to_empty(device="cpu") for layer in layers]
         for layer in layers[:-1]:
             # uniform with variance 1/a: inputs of order one give sums of order one
             bound = math.sqrt(3 / layer.in_features)

@@ -263,10 +263,11 @@ class Plane(Picture):
 
     def arrow(self, tail: torch.Tensor, tip: torch.Tensor, colour: str) -> None:
         """An arrow from one place to another."""
+        (x, y), (x_tail, y_tail) = tip.tolist(), tail.tolist()
         self.axes.annotate(
             "",
-            tip.tolist(),
-            tail.tolist(),
+            (x, y),
+            (x_tail, y_tail),
             arrowprops={
                 "arrowstyle": "->",
                 "color": colour,

@@ -583,7 +583,7 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
         ("math.sqrt(3 / layer", "(3 / layer"),
         ("uniform_(layer.weight, -bound, bound", "uniform_(layer.weight, 0, bound"),
         ("nn.init.zeros_(layers[-1].weight)", "nn.init.ones_(layers[-1].weight)"),
-        ("nn.utils.skip_init(nn.Linear, a, b)", "nn.Linear(a, b)"),
+        ('nn.Linear(a, b, device="meta")', "nn.Linear(a, b)"),
         ("nn.functional.silu(layer(h))", "nn.functional.relu(layer(h))"),
         ("[u, self.space(u), self.time(c)]", "[self.space(u), u, self.time(c)]"),
         ("return torch.autograd.grad(E, u", "return -torch.autograd.grad(E, u"),
