@@ -19,6 +19,7 @@ from diffedu.path import (
     VariancePreserving,
 )
 from diffedu.sde import forward, reverse
+from tests.package.cases import every_target
 from tests.package.oracles import (
     bayes,
     derivative,
@@ -38,7 +39,6 @@ PATHS = [
     Straight(),
 ]
 every_path = pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
-every_target = pytest.mark.parametrize("target", TARGETS)
 every_mixture = pytest.mark.parametrize(
     "mixture",
     [three_gaussians(), three_gaussians_1d(), random_mixture(1, 2, seed=1)],

@@ -33,7 +33,6 @@ from diffedu.losses import (
 from diffedu.mixture import GaussianMixture, three_gaussians, three_gaussians_1d
 from diffedu.nets import MLP
 from diffedu.path import (
-    TARGETS,
     Cosine,
     GaussianPath,
     OrnsteinUhlenbeck,
@@ -41,6 +40,7 @@ from diffedu.path import (
     VarianceExploding,
     VariancePreserving,
 )
+from tests.package.cases import every_path, every_target
 from tests.package.oracles import (
     assert_mean,
     bayes,
@@ -55,15 +55,6 @@ from tests.package.oracles import (
     torch_mixture,
 )
 
-PATHS = [
-    OrnsteinUhlenbeck(0.8, 1.1),
-    VariancePreserving(),
-    Cosine(),
-    VarianceExploding(),
-    Straight(),
-]
-every_path = pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
-every_target = pytest.mark.parametrize("target", TARGETS)
 every_mixture = pytest.mark.parametrize(
     "mixture",
     [three_gaussians_1d(), three_gaussians(), random_mixture(2, 2, seed=5)],

@@ -20,8 +20,6 @@ from diffedu.mixture import (
 from diffedu.path import (
     Cosine,
     GaussianPath,
-    OrnsteinUhlenbeck,
-    Straight,
     VarianceExploding,
     VariancePreserving,
     time_grid,
@@ -37,6 +35,7 @@ from diffedu.samplers import (
     trajectory,
     variance_rule,
 )
+from tests.package.cases import every_path
 from tests.package.oracles import (
     assert_mean,
     cell,
@@ -47,14 +46,6 @@ from tests.package.oracles import (
     torch_mixture,
 )
 
-PATHS = [
-    OrnsteinUhlenbeck(0.8, 1.1),
-    VariancePreserving(),
-    Cosine(),
-    VarianceExploding(),
-    Straight(),
-]
-every_path = pytest.mark.parametrize("path", PATHS, ids=lambda p: type(p).__name__)
 POINT = torch.tensor([0.7, -1.3], dtype=torch.float64)
 
 
