@@ -6,6 +6,7 @@ those two. Every sampler takes a denoiser and does not ask where it comes from.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -13,11 +14,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from diffedu._arguments import (
+    float_tensor,
     readable,
     require_choice,
     require_points,
     require_positive,
 )
+from diffedu._autodiff import with_divergence
 from diffedu.mixture import GaussianMixture
 from diffedu.path import TARGETS, GaussianPath, Time, expand
 
@@ -64,6 +67,22 @@ class Denoiser(ABC):
         x_0, eps = self.predict(x_t, t)
         return alpha_dot * x_0 + sigma_dot * eps
 
+    def score_and_divergence(
+        self, x_t: Float[Tensor, "n d"], t: Time
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n"]]:
+        """The score and its divergence ∇·s = tr ∇s, by d backward passes."""
+        return with_divergence(lambda x: self.score(x, t), x_t)
+
+    def moments(self, d: int) -> tuple[Float[Tensor, "d"], Float[Tensor, "d d"]]:
+        """Mean and covariance of the data in d dimensions; 0 and I where unknown."""
+        return _isotropic(0.0, 1.0, d)
+
+    def gaussian(self, t: Time, d: int) -> GaussianMixture:
+        """N(α m, α² C + σ² I): the Gaussian with mean and covariance of p_t."""
+        mean, covariance = self.moments(d)
+        data = GaussianMixture(torch.ones_like(mean[:1]), mean[None], covariance[None])
+        return self.path.marginal(data, t)
+
     def read(
         self, target: str, x_t: Float[Tensor, "n d"], t: Time
     ) -> Float[Tensor, "n d"]:
@@ -99,11 +118,72 @@ class ExactDenoiser(Denoiser):
         """∇log p_t(x_t)."""
         return self.path.marginal(self.mixture, t).score(x_t)
 
+    def score_and_divergence(
+        self, x_t: Float[Tensor, "n d"], t: Time
+    ) -> tuple[Float[Tensor, "n d"], Float[Tensor, "n"]]:
+        """∇log p_t(x_t) and its divergence, in closed form."""
+        return self.path.marginal(self.mixture, t).score_and_divergence(x_t)
+
+    def moments(self, d: int) -> tuple[Float[Tensor, "d"], Float[Tensor, "d d"]]:
+        """Mean and covariance of the mixture."""
+        return self.mixture.mean, self.mixture.covariance
+
     def velocity(self, x_t: Float[Tensor, "n d"], t: Time) -> Float[Tensor, "n d"]:
         """α̇ E[x_0 | x_t] − ½(σ²)˙ ∇log p_t(x_t), finite at t = 0 where σ̇ is not."""
         alpha_dot = expand(self.path.alpha_dot(t), x_t)
         half_variance_dot = 0.5 * expand(self.path.variance_dot(t), x_t)
         return alpha_dot * self.x0(x_t, t) - half_variance_dot * self.score(x_t, t)
+
+
+@dataclass(frozen=True)
+class ScoreDenoiser(Denoiser):
+    """The denoiser that a score stands for, by Tweedie's formula.
+
+    E[x_0 | x_t] = (x_t + σ² s)/α and E[ε | x_t] = −σ s, whatever s is: an exact score
+    with a mistake added, say.
+
+    Args:
+        path: how the data are noised.
+        field: s, from x_t (n, d) and t to (n, d).
+        mean, scale: mean, shape () or (d,), and standard deviation per coordinate of
+            the data, for `moments`.
+
+    Raises:
+        ValueError: the scale is not > 0.
+    """
+
+    field: Callable[[Tensor, Time], Tensor]
+    mean: float | Float[Tensor, "*d"] = 0.0
+    scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_positive("scale", self.scale)
+
+    def score(self, x_t: Float[Tensor, "n d"], t: Time) -> Float[Tensor, "n d"]:
+        """s(x_t, t)."""
+        return self.field(x_t, t)
+
+    def x0(self, x_t: Float[Tensor, "n d"], t: Time) -> Float[Tensor, "n d"]:
+        """(x_t + σ² s)/α."""
+        alpha, variance = self.path.alpha(t), self.path.variance(t)
+        signal = x_t + expand(variance, x_t) * self.field(x_t, t)
+        return signal / expand(alpha, x_t)
+
+    def eps(self, x_t: Float[Tensor, "n d"], t: Time) -> Float[Tensor, "n d"]:
+        """−σ s."""
+        return -expand(self.path.sigma(t), x_t) * self.field(x_t, t)
+
+    def moments(self, d: int) -> tuple[Float[Tensor, "d"], Float[Tensor, "d d"]]:
+        """The mean and scale² I that were stated."""
+        return _isotropic(self.mean, self.scale, d)
+
+
+def _isotropic(
+    mean: float | Tensor, scale: float, d: int
+) -> tuple[Float[Tensor, "d"], Float[Tensor, "d d"]]:
+    """The mean as a vector, and scale² I."""
+    mean = float_tensor("mean", mean).expand(d)
+    return mean, scale**2 * torch.eye(d).to(mean)
 
 
 NETWORK_TARGETS = ("v", "eps", "x0", "score")
@@ -202,3 +282,7 @@ class NeuralDenoiser(Denoiser):
     def eps(self, x_t: Float[Tensor, "n d"], t: Time) -> Float[Tensor, "n d"]:
         """E[ε | x_t]."""
         return self.predict(x_t, t)[1]
+
+    def moments(self, d: int) -> tuple[Float[Tensor, "d"], Float[Tensor, "d d"]]:
+        """m and s² I."""
+        return _isotropic(self.mean, self.scale, d)

@@ -32,6 +32,23 @@ class Estimate(NamedTuple):
         return f"{self.value:.3g} ± {self.standard_error:.2g}"
 
     @classmethod
+    def mean(cls, values: Float[Tensor, "n"]) -> "Estimate":
+        """The mean of independent values, with its standard error.
+
+        Raises:
+            ValueError: fewer than two values, or not finite.
+        """
+        require_floats("values", values)
+        if values.ndim != 1 or len(values) < 2:
+            raise ValueError(
+                "values must hold at least two numbers, shape (n,), "
+                f"got {tuple(values.shape)}"
+            )
+        require_finite("values", values)
+        error = values.std() / math.sqrt(len(values))
+        return cls(float(values.mean()), float(error))
+
+    @classmethod
     def of(cls, number: "float | Tensor | Estimate") -> "Estimate":
         """The estimate itself; a plain number has the standard error 0."""
         return number if isinstance(number, Estimate) else cls(float(number), 0.0)

@@ -181,6 +181,20 @@ class GaussianMixture:
         spread = torch.einsum("...k,...ki,...kj->...ij", r, centred, centred)
         return spread - torch.einsum("...k,...kij->...ij", r, precisions)
 
+    def score_and_divergence(
+        self, x: Float[Tensor, "*n d"]
+    ) -> tuple[Float[Tensor, "*n d"], Float[Tensor, "*n"]]:
+        """∇ log p(x) and ∇·∇ log p(x), the trace of the Hessian, without forming it.
+
+        ∇·s = Σ_k P(k | x) (‖s_k − s‖² − tr Σ_k⁻¹).
+        """
+        log_joint, scores = self._whiten(x)
+        r = log_joint.softmax(-1)
+        score = _average(r, scores)
+        spread = (scores - score[..., None, :]).square().sum(-1)
+        Lam, _ = self._spectrum
+        return score, (r * (spread - (1 / Lam).sum(-1))).sum(-1)
+
     # Sampling
 
     def sample(
@@ -251,22 +265,38 @@ class GaussianMixture:
             raise ValueError(
                 "sigma must be > 0: without noise the posterior is a point mass"
             )
-        return self._given(x_t, alpha, sigma)
+        weights, means, variances = self._given(x_t, alpha, sigma)
+        shape = means.shape[:-2]
+        _, Q = self._spectrum
+        return self._spectral(
+            weights,
+            means,
+            variances.expand(*shape, -1, -1),
+            Q.expand(*shape, -1, -1, -1),
+        )
 
     def posterior_mean(
         self, x_t: Float[Tensor, "*n d"], alpha: Level, sigma: Level
     ) -> Float[Tensor, "*n d"]:
         """E[x_0 | x_t]; x_t / α at σ = 0."""
-        return self._given(x_t, alpha, sigma).mean
+        weights, means, _ = self._given(x_t, alpha, sigma)
+        return _average(weights, means)
 
     def posterior_covariance(
         self, x_t: Float[Tensor, "*n d"], alpha: Level, sigma: Level
     ) -> Float[Tensor, "*n d d"]:
         """Cov[x_0 | x_t]; 0 at σ = 0."""
-        return self._given(x_t, alpha, sigma).covariance
+        weights, means, variances = self._given(x_t, alpha, sigma)
+        centred = means - _average(weights, means)[..., None, :]
+        between = torch.einsum("...k,...ki,...kj->...ij", weights, centred, centred)
+        _, Q = self._spectrum
+        within = (Q * variances[..., None, :]) @ Q.mT
+        return between + torch.einsum("...k,...kij->...ij", weights, within)
 
-    def _given(self, x_t: Tensor, alpha: Level, sigma: Level) -> "GaussianMixture":
-        """`posterior`, which at σ = 0 is a mixture of zero covariance."""
+    def _given(
+        self, x_t: Tensor, alpha: Level, sigma: Level
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Weights, means and eigenvalues of `posterior`, which are 0 at σ = 0."""
         weights = self.noised(alpha, sigma).responsibilities(x_t)
         alpha, sigma = (level[..., None] for level in self._level(alpha, sigma))
         Lam, Q = self._spectrum
@@ -274,13 +304,7 @@ class GaussianMixture:
         gain = alpha * Lam / noised
         residual = _rotate(Q.mT, x_t[..., None, :] - alpha * self.means)
         means = self.means + _rotate(Q, gain * residual)
-        shape = means.shape[:-2]
-        return self._spectral(
-            weights,
-            means,
-            (Lam * sigma**2 / noised).expand(*shape, -1, -1),
-            Q.expand(*shape, -1, -1, -1),
-        )
+        return weights, means, Lam * sigma**2 / noised
 
     def _level(self, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
         """α and σ as tensors with one axis to spare for the component."""

@@ -11,10 +11,10 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "diffedu"
 
 LAYERS = (
-    {"_arguments"},
+    {"_arguments", "_autodiff"},
     {"mixture", "nets", "metrics", "check"},
-    {"path", "ddpm"},
-    {"sde", "denoiser"},
+    {"path"},
+    {"sde", "denoiser", "ddpm"},
     {"fokker_planck", "losses", "samplers", "bounds"},
     {"train"},
     {"plots", "widgets"},
