@@ -139,7 +139,7 @@ class GaussianMixture:
         y = _rotate(Q.mT, x[..., None, :] - self.means)
         log_det = Lam.log().sum(-1) + self.dim * math.log(2 * math.pi)
         precise_y = y / Lam
-        log_normal = -0.5 * (torch.einsum("...i,...i->...", y, precise_y) + log_det)
+        log_normal = -0.5 * (_dot(y, precise_y) + log_det)
         return self.weights.log() + log_normal, -_rotate(Q, precise_y)
 
     def _require_points(self, x: Tensor) -> None:
@@ -164,17 +164,17 @@ class GaussianMixture:
     def responsibilities(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n K"]:
         """P(component k | x) = w_k N(x; m_k, Σ_k) / p(x)."""
         log_joint, _ = self._whiten(x)
-        return log_joint.softmax(-1)
+        return _normalised(log_joint)
 
     def score(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """∇ log p(x) = Σ_k P(k | x) Σ_k⁻¹ (m_k − x)."""
         log_joint, scores = self._whiten(x)
-        return _average(log_joint.softmax(-1), scores)
+        return _average(_normalised(log_joint), scores)
 
     def hessian(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d d"]:
         """∇² log p(x) = Σ_k P(k | x) ((s_k − s)(s_k − s)ᵀ − Σ_k⁻¹), s = ∇ log p(x)."""
         log_joint, scores = self._whiten(x)
-        r = log_joint.softmax(-1)
+        r = _normalised(log_joint)
         centred = scores - _average(r, scores)[..., None, :]
         Lam, Q = self._spectrum
         precisions = (Q / Lam[..., None, :]) @ Q.mT
@@ -189,11 +189,11 @@ class GaussianMixture:
         ∇·s = Σ_k P(k | x) (‖s_k − s‖² − tr Σ_k⁻¹).
         """
         log_joint, scores = self._whiten(x)
-        r = log_joint.softmax(-1)
+        r = _normalised(log_joint)
         score = _average(r, scores)
-        spread = (scores - score[..., None, :]).square().sum(-1)
+        centred = scores - score[..., None, :]
         Lam, _ = self._spectrum
-        return score, (r * (spread - (1 / Lam).sum(-1))).sum(-1)
+        return score, _dot(r, _dot(centred, centred) - (1 / Lam).sum(-1))
 
     # Sampling
 
@@ -322,6 +322,16 @@ class GaussianMixture:
 def _average(r: Tensor, v: Tensor) -> Tensor:
     """Σ_k r_k v_k for weights (..., K) and vectors (..., K, d)."""
     return torch.einsum("...k,...ki->...i", r, v)
+
+
+def _normalised(log_joint: Tensor) -> Tensor:
+    """The softmax over components: its own kernel is slow on an axis so short."""
+    return (log_joint - log_joint.logsumexp(-1, keepdim=True)).exp()
+
+
+def _dot(u: Tensor, v: Tensor) -> Tensor:
+    """uᵀv of vectors (..., d), as a product with ones: short sums are slow."""
+    return (u * v) @ v.new_ones(v.shape[-1])
 
 
 def _rotate(Q: Tensor, v: Tensor) -> Tensor:
