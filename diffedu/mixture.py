@@ -326,7 +326,8 @@ def _average(r: Tensor, v: Tensor) -> Tensor:
 
 def _normalised(log_joint: Tensor) -> Tensor:
     """The softmax over components: its own kernel is slow on an axis so short."""
-    return (log_joint - log_joint.logsumexp(-1, keepdim=True)).exp()
+    r = (log_joint - log_joint.amax(-1, keepdim=True)).exp()
+    return r / (r @ r.new_ones(r.shape[-1]))[..., None]
 
 
 def _dot(u: Tensor, v: Tensor) -> Tensor:

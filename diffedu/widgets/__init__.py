@@ -7,6 +7,7 @@ one style sheet, which bring every widget in the page to life without a kernel.
 from diffedu.widgets import _bundle
 from diffedu.widgets._bundle import stylesheet
 from diffedu.widgets.bent_potential import BentPotential
+from diffedu.widgets.bound_bars import BoundBars
 from diffedu.widgets.dissolving_mixture import DissolvingMixture
 from diffedu.widgets.langevin_ladder import LangevinLadder
 from diffedu.widgets.learned_fields import LearnedFields
@@ -16,6 +17,7 @@ from diffedu.widgets.tweedie_posterior import TweediePosterior
 
 __all__ = [
     "BentPotential",
+    "BoundBars",
     "DissolvingMixture",
     "LangevinLadder",
     "LearnedFields",
@@ -28,6 +30,7 @@ __all__ = [
 
 WIDGETS = (
     BentPotential,
+    BoundBars,
     DissolvingMixture,
     LangevinLadder,
     LearnedFields,

@@ -27,6 +27,7 @@ SCRIPT = '<script defer src="widgets.js"></script>'
 DOM_FREE = (
     "brownian",
     "core",
+    "elbo",
     "fokker_planck",
     "langevin_dynamics",
     "learned",
