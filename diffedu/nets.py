@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributions import MultivariateNormal
 
 from diffedu._arguments import require_count, require_positive
 
@@ -113,17 +114,9 @@ class MLP(nn.Module):
         self.space = FourierFeatures(dim, features, scale, generator)
         self.time = TimeEmbedding(features, 1.0, generator)
         widths = [dim + 4 * features + 1] + depth * [hidden] + [outputs]
-        # on "meta" nothing is drawn yet, least of all from the global generator
-        layers = [nn.Linear(a, b, device="meta") for a, b in pairwise(widths)]
-        layers = [layer.to_empty(device="cpu") for layer in layers]
-        for layer in layers[:-1]:
-            # uniform with variance 1/a: inputs of order one give sums of order one
-            bound = math.sqrt(3 / layer.in_features)
-            nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
-            nn.init.zeros_(layer.bias)
-        nn.init.zeros_(layers[-1].weight)
-        nn.init.zeros_(layers[-1].bias)
-        self.layers = nn.ModuleList(layers)
+        last = _linear(hidden, outputs)
+        nn.init.zeros_(last.weight)
+        self.layers = _layers(widths[:-1], generator).append(last)
 
     def forward(
         self, u: Float[Tensor, "n d"], c: Float[Tensor, "n"]
@@ -132,9 +125,34 @@ class MLP(nn.Module):
         if u.ndim != 2 or u.shape[1] != self.dim:
             raise ValueError(f"u must have shape (n, {self.dim}), got {(*u.shape,)}")
         h = torch.cat([u, self.space(u), self.time(c)], dim=-1)
-        for layer in self.layers[:-1]:
-            h = nn.functional.silu(layer(h))
-        return self.layers[-1](h)
+        return _through(self.layers, h)
+
+
+def _linear(inputs: int, outputs: int) -> nn.Linear:
+    """A linear layer with bias 0, whose weights are still to be set."""
+    # on "meta" nothing is drawn, least of all from the global generator
+    layer = nn.Linear(inputs, outputs, device="meta").to_empty(device="cpu")
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _layers(widths: list[int], generator: torch.Generator | None) -> nn.ModuleList:
+    """Linear layers from width to width."""
+    layers = nn.ModuleList()
+    for inputs, outputs in pairwise(widths):
+        layer = _linear(inputs, outputs)
+        # uniform with variance 1/inputs: inputs of order one give sums of order one
+        bound = math.sqrt(3 / inputs)
+        nn.init.uniform_(layer.weight, -bound, bound, generator=generator)
+        layers.append(layer)
+    return layers
+
+
+def _through(layers: nn.ModuleList, h: Tensor) -> Tensor:
+    """The layers one after the other, with SiLU between them."""
+    for layer in layers[:-1]:
+        h = nn.functional.silu(layer(h))
+    return layers[-1](h)
 
 
 class EnergyMLP(nn.Module):
@@ -174,3 +192,70 @@ class EnergyMLP(nn.Module):
             u = u if u.requires_grad else u.detach().requires_grad_()
             E = self.energy(u, c).sum()
             return torch.autograd.grad(E, u, create_graph=differentiable)[0]
+
+
+class VAE(nn.Module):
+    """A variational autoencoder with Gaussian encoder and decoder.
+
+    z ~ N(0, I_k),  x | z ~ N(m(z), s² I_d),  q(z | x) = N(μ(x), diag σ(x)²), where m, μ
+    and log σ are multilayer perceptrons and s is a parameter. The data are expected to
+    be of order one.
+
+    Args:
+        dim: d of the points.
+        latent: k of the latent.
+        hidden, depth: width and number of the hidden layers of both networks.
+
+    Raises:
+        ValueError: a number is out of range.
+
+    Source: Kingma and Welling 2014, section 3 and appendix C.2.
+    """
+
+    def __init__(
+        self,
+        dim: int = 2,
+        latent: int = 1,
+        hidden: int = 64,
+        depth: int = 2,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        for name, number in (
+            ("dim", dim),
+            ("latent", latent),
+            ("hidden", hidden),
+            ("depth", depth),
+        ):
+            require_count(name, number)
+        super().__init__()
+        self.dim, self.latent = dim, latent
+        inner = depth * [hidden]
+        self.encoder = _layers([dim, *inner, 2 * latent], generator)
+        self.decoder = _layers([latent, *inner, dim], generator)
+        self.log_s = nn.Parameter(torch.zeros(()))
+
+    def encode(self, x: Float[Tensor, "n d"]) -> MultivariateNormal:
+        """q(z | x), one diagonal Gaussian per point."""
+        if x.ndim != 2 or x.shape[1] != self.dim:
+            raise ValueError(f"x must have shape (n, {self.dim}), got {(*x.shape,)}")
+        mean, log_std = _through(self.encoder, x).chunk(2, dim=-1)
+        return MultivariateNormal(mean, scale_tril=log_std.exp().diag_embed())
+
+    def decode(self, z: Float[Tensor, "*n k"]) -> Float[Tensor, "*n d"]:
+        """The mean m(z) of x given z."""
+        return _through(self.decoder, z)
+
+    def log_joint(
+        self, x: Float[Tensor, "n d"], z: Float[Tensor, "m n k"]
+    ) -> Float[Tensor, "m n"]:
+        """log N(z; 0, I) + log N(x; m(z), s² I)."""
+        residual = (x - self.decode(z)) / self.log_s.exp()
+        square = z.square().sum(-1) + residual.square().sum(-1)
+        log_2pi = math.log(2 * math.pi)
+        constant = self.dim * (self.log_s + 0.5 * log_2pi) + 0.5 * self.latent * log_2pi
+        return -0.5 * square - constant
+
+    def prior(self, n: int) -> MultivariateNormal:
+        """N(0, I), once per point."""
+        zeros = torch.zeros(n, self.latent).to(self.log_s)
+        return MultivariateNormal(zeros, torch.eye(self.latent).to(zeros))
