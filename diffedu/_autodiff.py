@@ -16,10 +16,9 @@ def with_divergence(
         value = field(x)
         if not value.requires_grad:  # a field that does not depend on x
             return value, torch.zeros_like(x[:, 0])
-        options = {"retain_graph": True, "materialize_grads": True}
+        units = torch.eye(x.shape[1]).to(x)
         diagonal = [
-            torch.autograd.grad(value[:, i].sum(), x, **options)[0][:, i]
-            for i in range(x.shape[1])
+            _pulled_back(value, x, e.expand_as(x))[:, i] for i, e in enumerate(units)
         ]
     return value.detach(), torch.stack(diagonal).sum(0)
 
@@ -35,8 +34,12 @@ def with_slope(
         value = field(x)
         if not value.requires_grad:
             return value, torch.zeros_like(x[:, 0])
-        options = {"retain_graph": True, "materialize_grads": True}
-        slopes = [
-            (torch.autograd.grad(value, x, v, **options)[0] * v).sum(-1) for v in nu
-        ]
+        slopes = [(_pulled_back(value, x, v) * v).sum(-1) for v in nu]
     return value.detach(), torch.stack(slopes).mean(0)
+
+
+def _pulled_back(value: Tensor, x: Tensor, nu: Tensor) -> Tensor:
+    """νᵀ (∂value/∂x) at every point."""
+    return torch.autograd.grad(value, x, nu, retain_graph=True, materialize_grads=True)[
+        0
+    ]

@@ -191,21 +191,21 @@ def elbo(log_joint: LogJoint, q: Distribution, x: Points, over: Over) -> Bound:
     """
     require_points("x", x)
     _require_latent_law(q, x)
-    if isinstance(over, GaussHermite) and not isinstance(q, MultivariateNormal):
+    if isinstance(q, MultivariateNormal):
+        eps, weight = _whole(q.loc, over)
+        z = _located(q, eps)
+    elif isinstance(over, MonteCarlo):
+        z, weight = q.sample(torch.Size([over.draws])), 1 / over.draws
+    else:
         raise ValueError(
             "q must be a MultivariateNormal for quadrature, got "
             f"{type(q).__name__}: use MonteCarlo"
         )
-    if isinstance(q, MultivariateNormal):
-        eps, weight = _whole(q.loc, over)
-        z = q.loc + (q.scale_tril @ eps[..., None]).squeeze(-1)
-    else:
-        z, weight = q.sample(torch.Size([over.draws])), 1 / over.draws
     value = log_joint(x, z) - q.log_prob(z)
     mean = (weight * value).sum(0)
     if isinstance(over, GaussHermite):
         return Bound(mean, torch.zeros_like(mean))
-    return Bound(mean, value.std(0) / math.sqrt(over.draws))
+    return Bound(mean, value.std(0) / math.sqrt(len(value)))
 
 
 def _whole(x: Points, over: Over) -> tuple[Tensor, Tensor | float]:
@@ -215,6 +215,11 @@ def _whole(x: Points, over: Over) -> tuple[Tensor, Tensor | float]:
     if isinstance(over, MonteCarlo):
         return eps, 1 / over.draws
     return eps, torch.cat([torch.as_tensor(weight) for _, weight in chunks])
+
+
+def _located(q: MultivariateNormal, eps: Float[Tensor, "m n k"]) -> Tensor:
+    """z = μ + L ε."""
+    return q.loc + (q.scale_tril @ eps[..., None]).squeeze(-1)
 
 
 def _require_latent_law(q: Distribution, x: Points) -> None:
@@ -254,7 +259,7 @@ def importance_log_prob(
     if isinstance(q, MultivariateNormal):
         shape = (draws, *q.loc.shape)
         eps = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
-        z = q.loc + (q.scale_tril @ eps[..., None]).squeeze(-1)
+        z = _located(q, eps)
     else:
         z = q.sample(torch.Size([draws]))
     log_ratio = log_joint(x, z) - q.log_prob(z)
@@ -322,7 +327,7 @@ class LinearVAE:
 
 def standard_log_prob(x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
     """log N(x; 0, I)."""
-    return gaussian_log_prob(x, torch.zeros_like(x), torch.ones_like(x[..., :1].sum()))
+    return gaussian_log_prob(x, torch.zeros_like(x), torch.ones(()).to(x))
 
 
 # A chain of T latents: the diffusion model
@@ -341,7 +346,7 @@ class ElboTerms:
     """
 
     reconstruction: Values
-    denoising: Float[Tensor, "n T+1"]
+    denoising: Float[Tensor, "n t"]
     prior: Values
     standard_error: Values
 
@@ -379,7 +384,7 @@ def elbo_terms(
     schedule: VarianceSchedule,
     mean: Mean,
     x_0: Points,
-    varsigma_squared: Float[Tensor, "T+1"],
+    varsigma_squared: Float[Tensor, "t"],
     over: Over,
     decoder: Decoder = gaussian_log_prob,
 ) -> ElboTerms:
@@ -439,7 +444,7 @@ def _require_sampler_variance(
 def model_log_prob(
     schedule: VarianceSchedule,
     mean: Mean,
-    varsigma_squared: Float[Tensor, "T+1"],
+    varsigma_squared: Float[Tensor, "t"],
     x: Float[Tensor, "n 1"],
     grid: Float[Tensor, "m"],
 ) -> Values:

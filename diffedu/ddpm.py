@@ -31,6 +31,7 @@ from diffedu._arguments import (
 )
 from diffedu.path import GaussianPath
 
+# "t": one entry for each of t = 0 … T
 Points = Float[Tensor, "n d"]
 Values = Float[Tensor, "n"]
 Mean = Callable[[Tensor, int], Tensor]
@@ -55,7 +56,7 @@ class VarianceSchedule:
     Source: Ho et al. 2020, section 2.
     """
 
-    beta: Float[Tensor, "T+1"]
+    beta: Float[Tensor, "t"]
 
     def __post_init__(self) -> None:
         beta = float_tensor("beta", self.beta)
@@ -113,7 +114,7 @@ class VarianceSchedule:
 
     @classmethod
     def from_path(
-        cls, path: GaussianPath, times: Float[Tensor, "T+1"]
+        cls, path: GaussianPath, times: Float[Tensor, "t"]
     ) -> "VarianceSchedule":
         """The chain that a path makes at the times 0 = t_0 < … < t_T.
 
@@ -146,12 +147,12 @@ class VarianceSchedule:
         return len(self.beta) - 1
 
     @cached_property
-    def alpha_bar(self) -> Float[Tensor, "T+1"]:
+    def alpha_bar(self) -> Float[Tensor, "t"]:
         """ᾱ_t = ∏_{s=1}^t (1 − β_s); ᾱ_0 = 1."""
         return self._log_alpha_bar.exp()
 
     @cached_property
-    def noise_variance(self) -> Float[Tensor, "T+1"]:
+    def noise_variance(self) -> Float[Tensor, "t"]:
         """1 − ᾱ_t, without the cancellation where ᾱ_t is near 1."""
         return -torch.expm1(self._log_alpha_bar)
 
@@ -160,7 +161,7 @@ class VarianceSchedule:
         return torch.log1p(-self.beta).cumsum(0)
 
     @cached_property
-    def beta_tilde(self) -> Float[Tensor, "T+1"]:
+    def beta_tilde(self) -> Float[Tensor, "t"]:
         """β̃_t = (1 − ᾱ_{t−1})/(1 − ᾱ_t) β_t; β̃_1 = 0, for x_0 is then known.
 
         Source: Ho et al. 2020, equation 7.
@@ -170,7 +171,7 @@ class VarianceSchedule:
         beta_tilde[1:] = ratio * self.beta[1:]
         return beta_tilde
 
-    def sampler_variance(self, kind: str = "beta") -> Float[Tensor, "T+1"]:
+    def sampler_variance(self, kind: str = "beta") -> Float[Tensor, "t"]:
         """ς_t² = β_t ("beta") or β̃_t ("beta_tilde"), and ς_1² = β_1 for both.
 
         β̃_1 = 0 would make p_θ(x_0 | x_1) a point mass, whose bound is −∞.
@@ -241,8 +242,10 @@ def gaussian_kl(
     return (mean_q - mean_p).square().sum(-1) / (2 * variance_p) + spread
 
 
-def gaussian_log_prob(x: Points, mean: Points, variance: Tensor) -> Values:
-    """log N(x; mean, variance I)."""
+def gaussian_log_prob(
+    x: Float[Tensor, "... d"], mean: Float[Tensor, "... d"], variance: Tensor
+) -> Float[Tensor, "..."]:
+    """log N(x; mean, variance I), for shapes that broadcast and variance > 0, ()."""
     d = x.shape[-1]
     log_normaliser = 0.5 * d * torch.log(2 * math.pi * variance)
     return -(x - mean).square().sum(-1) / (2 * variance) - log_normaliser
@@ -309,7 +312,7 @@ def denoising_kl(
     x_0: Points,
     eps: Points,
     t: int,
-    varsigma_squared: Float[Tensor, "T+1"],
+    varsigma_squared: Float[Tensor, "t"],
 ) -> Values:
     """L_{t−1} = KL(q(x_{t−1} | x_t, x_0) ‖ N(μ_θ(x_t, t), ς_t² I)), t = 2 … T.
 
@@ -337,7 +340,7 @@ def reconstruction(
     mean: Mean,
     x_0: Points,
     eps: Points,
-    varsigma_squared: Float[Tensor, "T+1"],
+    varsigma_squared: Float[Tensor, "t"],
     decoder: Decoder = gaussian_log_prob,
 ) -> Values:
     """−L_0 = log p_θ(x_0 | x_1) at x_1 = √ᾱ_1 x_0 + √(1 − ᾱ_1) ε.
