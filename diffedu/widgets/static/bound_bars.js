@@ -34,7 +34,12 @@ const FARTHEST = 6; // of x and of the means from 0
 const WIDTHS = [0.05, 2]; // least and most standard deviation of a component
 const MOST_COMPONENTS = 6;
 const POINTS = 300; // of a curve
-const BREADTH = 3; // pixels from which on a bar has its own edges
+const BREADTH = 4; // pixels from which on there is a seam beside a bar
+const LEAST = 0.8; // pixels of its height
+const TICKS = [1, 10, 100, 1000, 2, 5, 20, 50, 200, 500]; // by how much they are wanted
+const APART = 22; // pixels from tick to tick
+
+const [GAP, RECONSTRUCTION, PRIOR, EXACT, DISC, POINT] = [0, 1, 2, 3, 4, 5]; // colours
 
 const PROCESSES = [
   ["VariancePreserving", "linear β(t)"],
@@ -68,9 +73,9 @@ const NUMBERS = [
   [
     "error",
     "+ cost of the error",
-    "averaged over p₀: Σ_t ½ (√ᾱ_{t−1} β_t / (1 − ᾱ_t))² E(x̂_θ − x̂)² / ς_t²",
+    "on average: Σ_t ½ (√ᾱ_{t−1} β_t / (1 − ᾱ_t))² E(x̂_θ − x̂)² / ς_t²",
   ],
-  ["predicted", "= predicted gap", "averaged over p₀"],
+  ["predicted", "= predicted average gap", "what the gap averaged over p₀ is"],
   [
     "limit",
     "predicted for T → ∞",
@@ -105,42 +110,50 @@ function short(value) {
   return value.toFixed(2).replace("-", "−");
 }
 
-/** Running totals of the bound, most[t] before and rest[t] after the bar of step t. */
+/** What is left of the bound after each step t = 1 … T. */
 function waterfall({ reconstruction, denoising }) {
-  const rest = denoising.map(() => reconstruction);
-  for (let t = 2; t < rest.length; t++) rest[t] = rest[t - 1] - denoising[t];
+  const rest = new Float64Array(denoising.length - 1).fill(reconstruction);
+  for (let t = 2; t <= rest.length; t++) rest[t - 1] = rest[t - 2] - denoising[t];
   return rest;
 }
 
 /** A chart over the steps, on a logarithmic axis on which step t takes t ± ½. */
 class StepChart extends Chart {
-  /** [pixel, text] for 1, 2, 5, 10, … up to T, where they have room, and for `named`. */
+  /** [pixel, text] for the names, the last step, 1, 2, 5, 10, … where they have room. */
   ticks() {
     const { y } = super.ticks();
-    const last = this.steps;
     const x = this.named.map(([t, text]) => [this.toPixel(t, 0)[0], text]);
-    let room = x.length ? x[0][0] : Infinity;
-    const steps = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000];
-    const shown = steps.filter((t) => t >= this.first && t < last);
-    for (const t of last >= this.first ? [last, ...shown.reverse()] : []) {
+    for (const t of [this.last, ...TICKS]) {
       const [left] = this.toPixel(t, 0);
-      if (left > room - 26) continue;
-      x.push([left, String(t)]);
-      room = left;
+      const room = x.every(([other]) => Math.abs(left - other) >= APART);
+      if (room && t >= this.first && t <= this.last) x.push([left, String(t)]);
     }
     return { x, y };
   }
 
-  /** A rectangle. */
-  block([left, right], [one, other], colour, alpha = 1) {
+  /** Rectangles between consecutive edges: one edge more than rectangles. */
+  blocks(edges, high, low, colour, alpha) {
     const { context } = this;
-    const [x_0, y_0] = this.toPixel(left, Math.max(one, other));
-    const [x_1, y_1] = this.toPixel(right, Math.min(one, other));
-    const inset = x_1 - x_0 > BREADTH ? 1 : 0;
-    context.globalAlpha = alpha;
     context.fillStyle = colour;
-    context.fillRect(x_0, y_0, x_1 - x_0 - inset, Math.max(1, y_1 - y_0));
+    context.globalAlpha = alpha;
+    context.beginPath();
+    for (let i = 0; i + 1 < edges.length; i++) {
+      const [left, top] = this.toPixel(edges[i], Math.max(high[i], low[i]));
+      const [right, foot] = this.toPixel(edges[i + 1], Math.min(high[i], low[i]));
+      const seam = right - left > BREADTH ? -0.75 : 0.5; // narrow bars overlap
+      context.rect(left, top, right - left + seam, Math.max(LEAST, foot - top));
+    }
+    context.fill();
     context.globalAlpha = 1;
+  }
+
+  /** A line over stairs: one edge more than heights. */
+  stairs(edges, heights, colour) {
+    const points = Array.from(heights).flatMap((y, i) => [
+      [edges[i], y],
+      [edges[i + 1], y],
+    ]);
+    this.line(points, colour, { width: 1.4, dash: [5, 3] });
   }
 }
 
@@ -403,7 +416,6 @@ class BoundBars extends Widget {
       focus: () => {},
       release: () => this.let_go(),
     });
-    point.node.classList.add("is-point");
     return point;
   }
 
@@ -483,7 +495,7 @@ class BoundBars extends Widget {
       panel.fill(points, p, blue, { alpha: 0.3 });
       panel.curve(points, p, blue, { width: 1.8 });
       const style = { width: 1.4, dash: [5, 3] };
-      if (error.size !== 0) panel.curve(points, other, colours.components[0], style);
+      if (error.size !== 0) panel.curve(points, other, colours.components[GAP], style);
       panel.marker(x, at_x ? colours.ink : colours.faint, { width: at_x ? 1.4 : 0.8 });
     });
     panel.axes();
@@ -506,13 +518,13 @@ class BoundBars extends Widget {
     this.discs.forEach(({ place }, k) =>
       place(
         [mixture.means[k], 0],
-        colours.components[(k + 2) % colours.components.length],
+        colours.components[DISC],
         `Component ${k + 1}, mean at ${short(mixture.means[k])}; arrow keys move it`,
       ),
     );
     this.point.place(
       [x, height],
-      colours.components[3],
+      colours.components[POINT],
       `Point at x = ${short(x)}; arrow keys move it and show the bound there`,
     );
   }
@@ -520,32 +532,21 @@ class BoundBars extends Widget {
   /** What every step costs; areas are nats. */
   drawCosts(colours, blue) {
     const { costs: panel, now } = this;
-    const { T, terms, exact } = now;
-    const last = Math.max(T, 2);
-    panel.view.x = [1.5, last + 0.5];
-    Object.assign(panel, { first: 2, steps: T, named: [] });
-    const edges = Float64Array.from({ length: last }, (_, i) => i + 1.5);
+    const { T, terms, exact, error } = now;
+    const edges = Float64Array.from({ length: T }, (_, i) => i + 1.5);
     const heights = ({ denoising }) =>
-      Float64Array.from({ length: T - 1 }, (_, i) => {
-        const width = Math.log(edges[i + 1] / edges[i]);
-        return denoising[i + 2] / width;
-      });
-    const [now_, before] = [heights(terms), heights(exact)];
-    panel.view.y = [0, 1.12 * Math.max(1e-3, ...now_, ...before)];
+      denoising.slice(2).map((cost, i) => cost / Math.log(edges[i + 1] / edges[i]));
+    const [costs, before] = [heights(terms), heights(exact)];
+    const top = Math.max(...costs, ...before);
+    panel.view = { x: [1.5, 1.08 * Math.max(T, 2) + 0.5], y: [0, T > 1 ? 1.12 * top : 1] };
+    Object.assign(panel, { first: 2, last: T, named: [] });
     if (!panel.begin(colours)) return;
     panel.clipped(() => {
-      const stairs = (values) =>
-        Array.from(values).flatMap((y, i) => [
-          [edges[i], y],
-          [edges[i + 1], y],
-        ]);
-      now_.forEach((y, i) => panel.block([edges[i], edges[i + 1]], [0, y], blue, 0.55));
-      const style = { width: 1.4, dash: [5, 3] };
-      if (now.error.size !== 0)
-        panel.line(stairs(before), colours.components[3], style);
+      panel.blocks(edges, costs, new Float64Array(T - 1), blue, 0.55);
+      if (error.size !== 0) panel.stairs(edges, before, colours.components[EXACT]);
     });
     panel.axes();
-    if (T === 1) panel.note("No denoising step at T = 1", "top");
+    if (T === 1) panel.note("no denoising step at T = 1", "top");
     else panel.heading(`area ${nats(terms.total)} nats`, "right");
     panel.describe(
       `The divergence of every denoising step, t = 2 to ${T}: ` +
@@ -556,44 +557,45 @@ class BoundBars extends Widget {
   /** From the reconstruction down to the bound, and the gap from there to log p. */
   drawTerms(colours, blue) {
     const { terms: panel, now } = this;
-    const { T, terms, exact, log_p, gap, mode } = now;
-    const log = Math.log(2 * T + 1);
-    const slot = Math.exp(log * Math.max(0.14, 1 / (T + 2))); // of the prior, of the gap
-    const [end, far] = [(T + 0.5) * slot, (T + 0.5) * slot ** 2];
-    panel.view.x = [0.5, far];
+    const { T, terms, exact, log_p, gap, mode, error } = now;
+    const last = T + 0.5;
+    const slot = (2 * last) ** Math.max(0.14, 1 / (T + 2)); // of the prior, of the gap
+    const [end, far] = [last * slot, last * slot ** 2];
     Object.assign(panel, {
       first: 1,
-      steps: T,
+      last: T,
       named: [
-        [(T + 0.5) * Math.sqrt(slot), "prior"],
+        [last * Math.sqrt(slot), "prior"],
         [end * Math.sqrt(slot), "gap"],
       ],
     });
     const shown = [0, terms.reconstruction, terms.elbo, log_p, exact.elbo];
     const [low, high] = [Math.min(...shown), Math.max(...shown)];
     const room = 0.06 * (high - low);
-    panel.view.y = [low - room, high + room];
+    panel.view = { x: [0.5, far], y: [low - room, high + room] };
     if (!panel.begin(colours)) return;
-    const [orange, green, pink, yellow] = colours.components;
     const rest = waterfall(terms);
+    const edges = Float64Array.from({ length: T + 1 }, (_, i) => i + 0.5);
+    const steps = edges.subarray(1);
+    const after = rest.subarray(1);
+    const left = after.map(() => terms.elbo);
     panel.clipped(() => {
-      panel.line(
-        [0.5, far].map((t) => [t, 0]),
-        colours.faint,
-      );
-      panel.block([0.5, 1.5], [0, terms.reconstruction], green, 0.75);
-      for (let t = 2; t <= T; t++) {
-        panel.block([t - 0.5, t + 0.5], [rest[t], terms.elbo], blue, 0.16);
-        panel.block([t - 0.5, t + 0.5], [rest[t - 1], rest[t]], blue, 0.75);
-      }
-      panel.block([T + 0.5, end], [rest[T], terms.elbo], pink, 0.9);
-      panel.block([end, far], [terms.elbo, log_p], orange, 0.8);
-      if (now.error.size !== 0) this.drawStairs(exact, end, yellow);
-      panel.line(
-        [0.5, far].map((t) => [t, log_p]),
-        colours.ink,
-        { width: 1.6 },
-      );
+      panel.curve([0.5, far], [0, 0], colours.faint);
+      panel.blocks(steps, after, left, blue, 0.16);
+      panel.blocks(steps, rest, after, blue, 0.75);
+      for (const [along, from, to, colour] of [
+        [[0.5, 1.5], 0, rest[0], RECONSTRUCTION],
+        [[last, end], rest[T - 1], terms.elbo, PRIOR],
+        [[end, far], terms.elbo, log_p, GAP],
+      ])
+        panel.blocks(along, [from], [to], colours.components[colour], 0.8);
+      if (error.size !== 0)
+        panel.stairs(
+          [...edges, end],
+          [...waterfall(exact), exact.elbo],
+          colours.components[EXACT],
+        );
+      panel.curve([0.5, far], [log_p, log_p], colours.ink, { width: 1.6 });
     });
     panel.axes();
     const text = `${mode === "at x" ? "gap at x" : "average gap"} ${nats(gap)}`;
@@ -603,21 +605,6 @@ class BoundBars extends Widget {
       `Waterfall from the reconstruction term ${nats(terms.reconstruction)} down to ` +
         `the bound ${nats(terms.elbo)}; exact log p₀ ${nats(log_p)}, ${text}.`,
     );
-  }
-
-  /** The running total with the exact score. */
-  drawStairs(terms, end, colour) {
-    const rest = waterfall(terms);
-    const stairs = Array.from(rest).flatMap((y, t) =>
-      t === 0
-        ? []
-        : [
-            [t - 0.5, y],
-            [t + 0.5, y],
-          ],
-    );
-    stairs.push([rest.length - 0.5, terms.elbo], [end, terms.elbo]);
-    this.terms.line(stairs, colour, { width: 1.4, dash: [5, 3] });
   }
 
   updateNumbers() {
