@@ -47,8 +47,11 @@ def site(tmp_path_factory, figures) -> Path:
     folder.mkdir()
     (folder / "widgets.js").write_text(bundle_classic(), encoding="utf-8")
     (folder / "widgets.css").write_text(stylesheet(), encoding="utf-8")
-    for name, script in (("index", SCRIPT), ("unscripted", "")):
-        page = PAGE.format(script=script, body="\n".join(figures.values()))
+    everything = "\n".join(figures.values())
+    pages = {"index": everything, "unscripted": everything, **figures}
+    for name, body in pages.items():
+        script = "" if name == "unscripted" else SCRIPT
+        page = PAGE.format(script=script, body=body)
         (folder / f"{name}.html").write_text(page, encoding="utf-8")
     return folder
 
@@ -77,10 +80,10 @@ def write_page(site, site_over_file) -> Callable[[str], str]:
 
 @pytest.fixture
 def open_widget(visit, site_over_file):
-    """open_widget(name, **options) -> (Shown, Visit) on the page over file://."""
+    """open_widget(name, **options) -> (Shown, Visit) on its own page over file://."""
 
     def open_it(name: str, **options):
-        seen = visit(f"{site_over_file}/index.html", **options)
+        seen = visit(f"{site_over_file}/{name}.html", **options)
         seen.page.wait_for_selector(f'figure[data-widget="{name}"][data-state="live"]')
         return Shown(seen.page, name), seen
 
