@@ -141,7 +141,7 @@ def test_nothing_runs_off_screen(open_widget, name, clock):
     page.wait_for_timeout(300)
     assert widget.get(clock) > 0
     page.evaluate("scrollTo(0, 5500)")
-    # the page tells the figure between two frames, and frames are slow on a busy machine
+    # the figure is told between two frames, and frames are slow on a busy machine
     page.wait_for_timeout(1000)
     hidden = widget.get(clock)
     page.wait_for_timeout(300)
