@@ -396,6 +396,11 @@ class Cosine(GaussianPath):
         """(π/2) cos(πt/2)."""
         return 0.5 * math.pi * self.alpha(t)
 
+    @cached_property
+    def _greatest_ratio(self) -> float:
+        """∞, for α(1) is 0 but for rounding."""
+        return math.inf
+
     def _time_at(self, ratio: Tensor) -> Tensor:
         """σ/α = tan(πt/2)."""
         return ratio.atan() / (0.5 * math.pi)

@@ -163,3 +163,14 @@ def gauss_hermite(points: int = 60) -> tuple[Tensor, Tensor]:
     nodes, weights = hermegauss(points)
     weights = weights / weights.sum()
     return torch.from_numpy(nodes), torch.from_numpy(weights)
+
+
+def unrolled(beta: Tensor) -> tuple[Tensor, Tensor]:
+    """a, B of (x_0 … x_T) = a x_0 + B (ε_1 … ε_T), from the law of one step alone."""
+    T = len(beta) - 1
+    a, B = torch.zeros(T + 1).double(), torch.zeros(T + 1, T).double()
+    a[0] = 1.0
+    for t in range(1, T + 1):
+        a[t], B[t] = (1 - beta[t]).sqrt() * a[t - 1], (1 - beta[t]).sqrt() * B[t - 1]
+        B[t, t - 1] = beta[t].sqrt()
+    return a, B

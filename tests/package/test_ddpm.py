@@ -28,7 +28,7 @@ from diffedu.path import (
     VariancePreserving,
     time_grid,
 )
-from tests.package.oracles import gradient
+from tests.package.oracles import gradient, unrolled
 
 BETA = torch.tensor([0.0, 0.15, 0.4, 0.05, 0.6], dtype=torch.float64)
 UNEVEN = VarianceSchedule(BETA)
@@ -48,17 +48,6 @@ def number(x: float) -> Tensor:
 
 def isotropic(mean: Tensor, variance: Tensor) -> MultivariateNormal:
     return MultivariateNormal(mean, variance * torch.eye(mean.shape[-1]).double())
-
-
-def unrolled(beta: Tensor) -> tuple[Tensor, Tensor]:
-    """a, B of (x_0 … x_T) = a x_0 + B (ε_1 … ε_T), from the law of one step alone."""
-    T = len(beta) - 1
-    a, B = torch.zeros(T + 1).double(), torch.zeros(T + 1, T).double()
-    a[0] = 1.0
-    for t in range(1, T + 1):
-        a[t], B[t] = (1 - beta[t]).sqrt() * a[t - 1], (1 - beta[t]).sqrt() * B[t - 1]
-        B[t, t - 1] = beta[t].sqrt()
-    return a, B
 
 
 # The schedule
