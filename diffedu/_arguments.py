@@ -40,9 +40,21 @@ def float_tensor(name: str, value: Any, like: Tensor | None = None) -> Tensor:
     return value if like is None else value.to(dtype=like.dtype, device=like.device)
 
 
+def extent(x: Tensor) -> tuple[float, float]:
+    """The smallest and the largest value of x, which is not empty; NaN if it has one.
+
+    A single number is read as it is: a solver asks this at every step.
+    """
+    if x.numel() == 1:
+        value = x.item()
+        return value, value
+    low, high = x.detach().aminmax()
+    return low.item(), high.item()
+
+
 def require_finite(name: str, x: Tensor) -> None:
     """Raise ValueError when x holds NaN or an infinity."""
-    if readable(x) and not x.isfinite().all():
+    if readable(x) and x.numel() and not all(map(math.isfinite, extent(x))):
         bad = int((~x.isfinite()).sum())
         raise ValueError(
             f"{name} must be finite, got {bad} NaN or infinite of {x.numel()} values"

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffedu._arguments import (
+    extent,
     float_tensor,
     readable,
     require_count,
@@ -312,10 +313,14 @@ class GaussianMixture:
         sigma = float_tensor("sigma", sigma, like=self.means)
         require_finite("alpha", alpha)
         require_finite("sigma", sigma)
-        if readable(sigma) and (sigma < 0).any():
-            raise ValueError(f"sigma must be >= 0, got {float(sigma.min()):.3g}")
-        if readable(sigma) and ((alpha == 0) & (sigma == 0)).any():
-            raise ValueError("alpha and sigma must not both be 0: that is a point mass")
+        if readable(sigma) and sigma.numel():
+            least, _ = extent(sigma)
+            if least < 0:
+                raise ValueError(f"sigma must be >= 0, got {least:.3g}")
+            if least == 0 and ((alpha == 0) & (sigma == 0)).any():
+                raise ValueError(
+                    "alpha and sigma must not both be 0: that is a point mass"
+                )
         return alpha[..., None], sigma[..., None]
 
 

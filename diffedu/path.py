@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from diffedu._arguments import (
+    extent,
     float_tensor,
     readable,
     require_choice,
@@ -95,7 +96,7 @@ class GaussianPath(ABC):
         """
         t = float_tensor("t", t)
         if readable(t) and t.numel():
-            low, high = map(float, t.detach().aminmax())
+            low, high = extent(t)
             if not (low >= 0 and high <= self.t_max):  # NaN included
                 got = f"{low:.6g}" if low == high else f"{low:.6g} to {high:.6g}"
                 raise ValueError(f"t must lie in [0, {self.t_max:g}], got {got}")
@@ -147,7 +148,7 @@ class GaussianPath(ABC):
         """
         ratio = float_tensor("ratio", ratio)
         if readable(ratio) and ratio.numel():
-            low, high = map(float, ratio.detach().aminmax())
+            low, high = extent(ratio)
             if not (low >= 0 and high <= self._greatest_ratio * (1 + 1e-6)):
                 raise ValueError(
                     f"ratio must lie in [0, {self._greatest_ratio:.6g}], "
