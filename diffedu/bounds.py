@@ -322,7 +322,7 @@ class LinearVAE:
 
     @property
     def _variance(self) -> Tensor:
-        return torch.tensor(self.sigma**2).to(self.W)
+        return torch.tensor(self.sigma**2, dtype=self.W.dtype, device=self.W.device)
 
 
 def standard_log_prob(x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
@@ -666,7 +666,7 @@ def _decoded(denoiser: Denoiser, start: float) -> Callable[[Tensor, Tensor], Ten
     path = denoiser.path
 
     def value(x: Points, eps: Points) -> Values:
-        s = torch.tensor(start).to(x)
+        s = torch.tensor(start, dtype=x.dtype, device=x.device)
         x_0 = denoiser.x0(path.perturb(x, eps, s), s)
         variance = path.variance(s)
         decoded = gaussian_log_prob(x, x_0, variance / path.alpha(s) ** 2)
