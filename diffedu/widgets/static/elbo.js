@@ -8,10 +8,10 @@
  * estimate, which no error changes.
  */
 
-const NORMAL_REACH = 8; // standard deviations beyond which nothing is left
+const NORMAL_REACH = 7.5; // standard deviations beyond which nothing is left
 const NORMAL_STEP = 0.5; // of the trapezoidal rule, in standard deviations, where smooth
-const LINE_STEP = 0.25; // of the rule on the line, in those of the narrowest component
-const POLE_STEP = 0.4; // of the distance to the nearest pole of the integrand
+const LINE_STEP = 0.3; // of the rule on the line, in those of the narrowest component
+const POLE_STEP = 0.5; // of the distance to the nearest pole of the integrand
 const EULER = 0.5772156649015329; // γ
 export const LEAST_SIGNAL = 1e-5; // of ᾱ_T: a score says nothing of x_0 where ᾱ is 0
 
