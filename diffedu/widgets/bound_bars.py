@@ -376,7 +376,7 @@ class _StepChart(Chart):
         corners = [(left, low), (right, low), (right, high), (left, high)]
         shapes = np.stack([np.stack(corner, -1) for corner in corners], 1)
         self.axes.add_collection(
-            PolyCollection(shapes, color=colour, alpha=alpha, linewidths=0),
+            PolyCollection(list(shapes), color=colour, alpha=alpha, linewidths=0),
             autolim=False,
         )
 

@@ -131,15 +131,29 @@ class StepChart extends Chart {
     return { x, y };
   }
 
+  /** [from, to) of the bars that make one on the screen: narrow ones share a pixel. */
+  groups(edges) {
+    const last = edges.length - 1;
+    const groups = [];
+    for (let i = 1, from = 0; i <= last; i++) {
+      const breadth = this.toPixel(edges[i], 0)[0] - this.toPixel(edges[from], 0)[0];
+      if (breadth < 1 && i < last) continue;
+      groups.push([from, i]);
+      from = i;
+    }
+    return groups;
+  }
+
   /** Rectangles between consecutive edges: one edge more than rectangles. */
   blocks(edges, high, low, colour, alpha) {
     const { context } = this;
     context.fillStyle = colour;
     context.globalAlpha = alpha;
     context.beginPath();
-    for (let i = 0; i + 1 < edges.length; i++) {
-      const [left, top] = this.toPixel(edges[i], Math.max(high[i], low[i]));
-      const [right, foot] = this.toPixel(edges[i + 1], Math.min(high[i], low[i]));
+    for (const [from, to] of this.groups(edges)) {
+      const ends = [...high.slice(from, to), ...low.slice(from, to)];
+      const [left, top] = this.toPixel(edges[from], Math.max(...ends));
+      const [right, foot] = this.toPixel(edges[to], Math.min(...ends));
       const seam = right - left > BREADTH ? -0.75 : 0.5; // narrow bars overlap
       context.rect(left, top, right - left + seam, Math.max(LEAST, foot - top));
     }
@@ -149,11 +163,21 @@ class StepChart extends Chart {
 
   /** A line over stairs: one edge more than heights. */
   stairs(edges, heights, colour) {
-    const points = Array.from(heights).flatMap((y, i) => [
-      [edges[i], y],
-      [edges[i + 1], y],
+    const points = this.groups(edges).flatMap(([from, to]) => [
+      [edges[from], heights[from]],
+      [edges[to], heights[to - 1]],
     ]);
     this.line(points, colour, { width: 1.4, dash: [5, 3] });
+  }
+
+  /** A remark inside the frame, in its top right corner. */
+  remark(text) {
+    const { context, margin } = this;
+    context.font = "600 11px system-ui, sans-serif";
+    context.fillStyle = this.colours.ink;
+    context.textAlign = "right";
+    context.textBaseline = "top";
+    context.fillText(text, margin.left + this.width - 8, margin.top + 8);
   }
 }
 
@@ -217,7 +241,9 @@ class BoundBars extends Widget {
     const made = make_path(path);
     const latest = latest_end(made);
     if (end > latest)
-      throw new Error(`end must be at most ${latest}, where ᾱ is still 10⁻⁵, got ${end}`);
+      throw new Error(
+        `end must be at most ${latest}, where ᾱ is still 10⁻⁵, got ${end}`,
+      );
     return {
       mixture: this.readMixture(),
       path: made,
@@ -370,11 +396,7 @@ class BoundBars extends Widget {
     });
     this.numbers = readout(NUMBERS);
     const column = (...controls) =>
-      element(
-        "div",
-        { class: "diffedu-column" },
-        ...controls.map(({ node }) => node),
-      );
+      element("div", { class: "diffedu-column" }, ...controls.map(({ node }) => node));
     this.figure.side.append(
       column(this.player, this.steps, this.process, this.end),
       column(this.variance, this.mode, this.perturbation, this.size),
@@ -538,7 +560,10 @@ class BoundBars extends Widget {
       denoising.slice(2).map((cost, i) => cost / Math.log(edges[i + 1] / edges[i]));
     const [costs, before] = [heights(terms), heights(exact)];
     const top = Math.max(...costs, ...before);
-    panel.view = { x: [1.5, 1.08 * Math.max(T, 2) + 0.5], y: [0, T > 1 ? 1.12 * top : 1] };
+    panel.view = {
+      x: [1.5, 1.08 * Math.max(T, 2) + 0.5],
+      y: [0, T > 1 ? 1.12 * top : 1],
+    };
     Object.assign(panel, { first: 2, last: T, named: [] });
     if (!panel.begin(colours)) return;
     panel.clipped(() => {
@@ -600,7 +625,7 @@ class BoundBars extends Widget {
     panel.axes();
     const text = `${mode === "at x" ? "gap at x" : "average gap"} ${nats(gap)}`;
     panel.heading(text, "right", colours.ink);
-    if (gap < 0) panel.note("The model’s density exceeds p₀ here", "bottom");
+    if (gap < 0) panel.remark("The model’s density exceeds p₀ here");
     panel.describe(
       `Waterfall from the reconstruction term ${nats(terms.reconstruction)} down to ` +
         `the bound ${nats(terms.elbo)}; exact log p₀ ${nats(log_p)}, ${text}.`,

@@ -34,7 +34,8 @@ export class Chain {
       this.alpha_bar[k] = path.alpha(t) ** 2;
       this.noise_variance[k] = path.variance(t);
       // β is the variance added between the two times, which does not cancel
-      if (k > 0) this.beta[k] = path.between(((k - 1) / T) * end * path.t_max, t)[1] ** 2;
+      if (k > 0)
+        this.beta[k] = path.between(((k - 1) / T) * end * path.t_max, t)[1] ** 2;
     }
   }
 
@@ -84,13 +85,17 @@ function on_the_line(weights, means, variances) {
 /** E log p of a mixture on the line. */
 export function negative_entropy({ weights, means, covariances }) {
   const { h, p } = on_the_line(weights, means, covariances);
-  return h * p.reduce((sum, density) => sum + (density && density * Math.log(density)), 0);
+  return (
+    h * p.reduce((sum, density) => sum + (density && density * Math.log(density)), 0)
+  );
 }
 
 /** E (d log p/dx)² of a mixture on the line. */
 export function fisher_information({ weights, means, covariances }) {
   const { h, p, slope } = on_the_line(weights, means, covariances);
-  return h * p.reduce((sum, density, i) => sum + (density && slope[i] ** 2 / density), 0);
+  return (
+    h * p.reduce((sum, density, i) => sum + (density && slope[i] ** 2 / density), 0)
+  );
 }
 
 /** The mixture on the line that x_t has for ᾱ_t and 1 − ᾱ_t. */
@@ -193,7 +198,7 @@ function reach_of_error({ alpha_bar, noise_variance }, t) {
   return noise_variance[t] / Math.sqrt(alpha_bar[t]);
 }
 
-/** Half of what one unit of (x_0 − x̂_θ)² costs at step t, in nats. */
+/** What one unit of (x_0 − x̂_θ)² costs at step t, in nats. */
 function price({ alpha_bar, noise_variance, beta }, t, varsigma_squared) {
   const coefficient = (Math.sqrt(alpha_bar[t - 1]) * beta[t]) / noise_variance[t];
   return (0.5 * coefficient ** 2) / varsigma_squared[t];
@@ -227,7 +232,8 @@ export function elbo_terms(chain, moments, second, variance, error) {
       continue;
     }
     // ½(r − 1 − log r) with r = β̃/ς², from 1 − r where ς² = β: r is close to 1
-    const less = variance === "beta" ? (alpha_bar[t - 1] * beta[t]) / noise_variance[t] : 0;
+    const less =
+      variance === "beta" ? (alpha_bar[t - 1] * beta[t]) / noise_variance[t] : 0;
     denoising[t] = 0.5 * (-Math.log1p(-less) - less) + cost;
     total += denoising[t];
   }
