@@ -348,6 +348,8 @@ def test_a_mixture_is_assigned_at_once():
     widget.mixture = SHARP
     assert widget.deviations == pytest.approx((0.1, 0.2, math.sqrt(0.6)))
     torch.testing.assert_close(widget.mixture.covariances, SHARP.covariances)
+    widget.mixture = GaussianMixture([1.0], [[0.5]], [[[0.3]]])
+    assert widget.mixture.n_components == 1
     thirds = GaussianMixture(
         torch.full((3,), 1 / 3), SHARP.means.float(), SHARP.covariances.float()
     )

@@ -38,6 +38,14 @@ for progress in train(net, draw, loss, 100, learning_rate=1e-2, progress=False):
 """
 
 NOTEBOOKS = {
+    "bound": [
+        "from diffedu.widgets import BoundBars\nw = BoundBars()\nw",
+        "from diffedu.mixture import GaussianMixture\nw.steps = 100\n"
+        "w.mixture = GaussianMixture("
+        "[0.5, 0.5], [[-1.0], [1.0]], [[[0.1]], [[0.1]]])",
+        "print(f'{w.mode} {w.x:.2f}, T = {w.schedule.T}, '\n"
+        "      f'{w.mixture.n_components} components, c = {w.size:.2f}')",
+    ],
     "ladder": [
         "from diffedu.widgets import LangevinLadder\nw = LangevinLadder()\nw",
         "w.k = 100\nw.means = [[-2.0, 0.0], [2.0, 0.0]]",
@@ -306,3 +314,26 @@ def test_python_shows_a_network_that_it_trains(open_notebook):
     page.wait_for_timeout(500)
     run_cell(page, 2)
     assert "100 steps shown at 0.50" in printed(page, 2)
+
+
+def test_python_adds_steps_and_hears_the_reader_move_the_point(open_notebook):
+    page = open_notebook("bound")
+    figure = shown_by_first_cell(page, "bound_bars")
+    run_cell(page, 1)
+    page.wait_for_selector('figure input[aria-valuetext="100"]', timeout=10_000)
+    handles = figure.locator(".diffedu-handle")
+    page.wait_for_function(
+        "document.querySelectorAll('.diffedu-handle').length === 3", timeout=10_000
+    )
+    handles.last.focus()
+    page.keyboard.press("ArrowRight")
+    error = figure.get_by_role("slider", name="error c", exact=True)
+    error.evaluate(
+        """input => {
+            input.value = -0.3;
+            input.dispatchEvent(new Event("input", { bubbles: true }));
+        }"""
+    )
+    page.wait_for_timeout(500)
+    run_cell(page, 2)
+    assert "at x 0.35, T = 100, 2 components, c = -0.30" in printed(page, 2)
