@@ -11,8 +11,18 @@ import pytest
 import scipy.integrate
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal, Normal
+from torch.distributions import MultivariateNormal, Normal, kl_divergence
 
+from diffedu.bounds import (
+    GaussHermite,
+    LinearVAE,
+    continuous_elbo,
+    denoising_rate,
+    divergence_rate,
+    elbo,
+    elbo_terms,
+)
+from diffedu.ddpm import VarianceSchedule, denoising_kl, gaussian_kl, reconstruction
 from diffedu.denoiser import ExactDenoiser
 from diffedu.fokker_planck import Grid, solve_fokker_planck
 from diffedu.losses import (
@@ -588,3 +598,301 @@ def test_the_noisy_score_is_averaged_over_noisy_points() -> None:
     assert_mean(right, 0.0)
     error = float(printed.std()) / math.sqrt(n)
     assert abs(float(printed.mean())) > 20 * error
+
+
+# 001-E1: the mean of the draws estimates the reconstruction, not their sum
+
+
+CHAIN = VarianceSchedule(torch.tensor([0.0, 0.3, 0.4, 0.5, 0.6], dtype=torch.float64))
+
+
+def shrunk(x: Tensor, t: int) -> Tensor:
+    """Some μ_θ, linear in x."""
+    return (0.9 - 0.05 * t) * x
+
+
+def test_the_reconstruction_is_a_mean_over_draws_not_a_sum() -> None:
+    """E log N(x_0; .85 x_1, ς²) over x_1 ~ N(√.7 x_0, .3), as a quadratic form."""
+    x_0, L, variance = 0.8, 1000, 0.3
+    off = x_0 - 0.85 * math.sqrt(0.7) * x_0
+    square = off**2 + 0.85**2 * 0.3
+    truth = -0.5 * square / variance - 0.5 * math.log(2 * math.pi * variance)
+    eps = torch.randn(L, 1, generator=seeded(40), dtype=torch.float64)
+    points = torch.full((L, 1), x_0, dtype=torch.float64)
+    draws = reconstruction(CHAIN, shrunk, points, eps, CHAIN.sampler_variance())
+    assert_mean(draws, truth)
+    assert abs(float(draws.sum()) - truth) > 100
+
+
+# 001-E2: the noise of the last step is weighted by β_1, whatever t
+
+
+def test_the_last_step_in_terms_of_noise_has_beta_one() -> None:
+    """log p(x_0 | x_1) = −‖g − ε‖²/(2(1 − β_1)) − ½ d log 2πβ_1, g the predicted noise.
+
+    With μ_θ = (x_1 − β_1/√(1 − ᾱ_1) g)/√(1 − β_1) and ς_1² = β_1 = 1 − ᾱ_1.
+    """
+    beta, eps, g = 0.3, 0.4, -0.35
+    x_0 = torch.tensor([[0.8]], dtype=torch.float64)
+    x_1 = math.sqrt(1 - beta) * x_0 + math.sqrt(beta) * eps
+    mu = (x_1 - math.sqrt(beta) * g) / math.sqrt(1 - beta)
+    truth = float(Normal(mu, math.sqrt(beta)).log_prob(x_0))
+    constant = -0.5 * math.log(2 * math.pi * beta)
+    got = reconstruction(
+        CHAIN,
+        lambda x, t: mu,
+        x_0,
+        torch.full_like(x_0, eps),
+        CHAIN.sampler_variance(),
+    )
+    assert float(got) == pytest.approx(truth, rel=1e-12)
+
+    def of_noise(beta_t: float) -> float:
+        return constant - (g - eps) ** 2 / (2 * (1 - beta_t))
+
+    assert of_noise(0.3) == pytest.approx(truth, rel=1e-12)
+    for later in (0.4, 0.5, 0.6):  # as printed, with β_t
+        assert abs(of_noise(later) - truth) > 0.05
+
+
+# 001-E4: without the KL of the prior the terms are not a bound
+
+
+def test_without_the_prior_term_the_sum_is_above_log_p() -> None:
+    """A linear chain with signal left at T: the model's marginal is a Gaussian."""
+    x_0 = torch.tensor([[4.0]], dtype=torch.float64)
+    variances = CHAIN.sampler_variance()
+    variance = 1.0
+    for t in range(4, 0, -1):
+        variance = (0.9 - 0.05 * t) ** 2 * variance + float(variances[t])
+    log_p = float(Normal(0.0, math.sqrt(variance)).log_prob(x_0))
+    terms = elbo_terms(CHAIN, shrunk, x_0, variances, GaussHermite(2))
+    assert float(terms.elbo) < log_p
+    printed = float(terms.elbo + terms.prior)
+    assert printed > log_p + 0.1
+    left = 0.7 * 0.6 * 0.5 * 0.4
+    missing = 0.5 * (16 * left - left - math.log(1 - left))
+    assert printed - float(terms.elbo) == pytest.approx(missing, rel=1e-9)
+
+
+# 002-E4: the error of the reconstruction carries a half and a square
+
+
+def test_the_variational_loss_is_half_the_squared_error() -> None:
+    """q = N(λ, I), x | z ~ N(wz, 1): ½E(x − wz)² + KL and log 2π/2 is −ELBO."""
+    w, x = 0.9, torch.tensor([[1.4]], dtype=torch.float64)
+    model = LinearVAE(torch.tensor([[w]]).double(), torch.zeros(1).double(), 1.0)
+    w = float(model.W)
+    z, weights = gauss_hermite()
+    candidates = torch.linspace(-0.5, 1.5, 2001, dtype=torch.float64)
+    noisy = candidates[:, None] + z
+    error, kl = float(x) - w * noisy, 0.5 * candidates**2
+    right = 0.5 * error.square() @ weights + kl
+    printed = {"square": error.square() @ weights + kl, "norm": error.abs() @ weights}
+    printed["norm"] = printed["norm"] + kl
+    n = len(candidates)
+    q = MultivariateNormal(candidates[:, None], torch.eye(1).double().expand(n, 1, 1))
+    bound = elbo(model.log_joint, q, x.expand(n, 1), GaussHermite(3)).value
+    constant = 0.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(-bound, right + constant, rtol=1e-10, atol=1e-10)
+    best = float(candidates[right.argmin()])
+    # the best λ is the posterior mean, by conditioning (z, x)
+    assert best == pytest.approx(w * float(x) / (w**2 + 1), abs=1e-3)
+    for wrong in printed.values():
+        assert abs(float(candidates[wrong.argmin()]) - best) > 0.05
+        assert abs(float((wrong - right)[right.argmin()])) > 0.1
+
+
+# 002-E5: the path is not the product of its marginals
+
+
+def test_the_states_of_a_path_are_not_independent_given_the_data() -> None:
+    n, x_0 = 20_000, 0.7
+    z = torch.randn(n, 2, generator=seeded(41), dtype=torch.float64)
+    x_1 = math.sqrt(0.7) * x_0 + math.sqrt(0.3) * z[:, 0]
+    x_2 = math.sqrt(0.6) * x_1 + math.sqrt(0.4) * z[:, 1]
+    pair = torch.stack([x_1, x_2], 1)
+    # what remains: the marginals are those of the schedule
+    for t, x in ((1, x_1), (2, x_2)):
+        alpha_bar = float(CHAIN.alpha_bar[t])
+        assert_mean(x, math.sqrt(alpha_bar) * x_0)
+        assert_mean((x - math.sqrt(alpha_bar) * x_0) ** 2, 1 - alpha_bar)
+    covariance = products(pair)[:, 0, 1]
+    truth = math.sqrt(1 - float(CHAIN.beta[2])) * float(CHAIN.noise_variance[1])
+    assert_mean(covariance, truth)
+    error = float(covariance.std()) / math.sqrt(n)
+    # the product of the marginals has covariance 0
+    assert float(covariance.mean()) > 20 * error
+    correlation = truth / math.sqrt(
+        float(CHAIN.noise_variance[1] * CHAIN.noise_variance[2])
+    )
+    assert correlation > 0.5
+    # conditioned on x_2, x_1 is where the joint says, not where its marginal is
+    gain = truth / float(CHAIN.noise_variance[2])
+    x_2 = torch.tensor([[2.0]], dtype=torch.float64)
+    posterior = math.sqrt(0.7) * x_0 + gain * (2.0 - math.sqrt(0.42) * x_0)
+    got = CHAIN.posterior_mean(x_2, torch.full_like(x_2, x_0), 2)
+    assert float(got) == pytest.approx(posterior, rel=1e-9)
+    assert abs(posterior - math.sqrt(0.7) * x_0) > 0.1
+
+
+# 002-E6: the sum of KLs starts at t = 2
+
+
+def test_at_the_first_step_the_kl_is_infinite_and_the_reconstruction_is_not() -> None:
+    variances = CHAIN.sampler_variance()
+    x_0 = torch.tensor([[0.8]], dtype=torch.float64)
+    terms = elbo_terms(CHAIN, shrunk, x_0, variances, GaussHermite(2))
+    later = float(terms.denoising[0, 2:].sum() + terms.prior)
+    # q(x_0 | x_1, x_0) narrowed to the point mass that it is
+    printed = []
+    for width in (1e-2, 1e-4, 1e-8, 1e-16):
+        narrow = gaussian_kl(
+            x_0,
+            torch.tensor(width, dtype=torch.float64),
+            shrunk(math.sqrt(0.7) * x_0, 1),
+            variances[1],
+        )
+        printed.append(-float(terms.reconstruction) + later + float(narrow))
+    assert printed == sorted(printed)
+    assert printed[-1] > printed[0] + 10
+    steps = np.diff(printed)[1:]
+    assert steps == pytest.approx([0.5 * math.log(1e4), 0.5 * math.log(1e8)], abs=1e-3)
+    # the right sum is −ELBO: E_q[log q(x_1 … x_T | x_0) − log p(x_0 … x_T)], by draws
+    n = 40_000
+    states, log_ratio = [torch.full((n, 1), 0.8, dtype=torch.float64)], 0.0
+    for t in range(1, 5):
+        beta, z = CHAIN.beta[t], torch.randn(n, 1, generator=seeded(42 + t)).double()
+        mean = (1 - beta).sqrt() * states[-1]
+        states.append(mean + beta.sqrt() * z)
+        log_ratio = log_ratio + Normal(mean, beta.sqrt()).log_prob(states[-1])
+        model = Normal(shrunk(states[-1], t), variances[t].sqrt())
+        log_ratio = log_ratio - model.log_prob(states[-2])
+    log_ratio = log_ratio - Normal(0.0, 1.0).log_prob(states[-1])
+    assert_mean(log_ratio[:, 0], -float(terms.elbo))
+    with pytest.raises(ValueError, match="t must be a whole number >= 2, got 1"):
+        denoising_kl(CHAIN, shrunk, x_0, x_0, 1, variances)
+
+
+# 002-E7: the constant of the KL is 0 only if the variances are equal
+
+
+def test_the_kl_of_a_step_has_a_constant_unless_its_variance_is_beta_tilde() -> None:
+    """½ (β̃/β − 1 − log β̃/β) per dimension: 0.121 at t = 2 of the linear schedule."""
+    schedule = VarianceSchedule.linear()
+    x_0, eps = (
+        torch.randn(5, 2, generator=seeded(s), dtype=torch.float64) for s in (46, 47)
+    )
+
+    def mean(x: Tensor, t: int) -> Tensor:
+        return 0.99 * x
+
+    beta_1, beta_2 = 1e-4, 1e-4 + 0.0199 / 999
+    kept = (1 - beta_1) * (1 - beta_2)
+    tilde = beta_1 / (1 - kept) * beta_2
+    x_2 = math.sqrt(kept) * x_0 + math.sqrt(1 - kept) * eps
+    q_mean = (
+        math.sqrt(1 - beta_1) * beta_2 * x_0 + math.sqrt(1 - beta_2) * beta_1 * x_2
+    ) / (1 - kept)
+    for kind, variance in (("beta", beta_2), ("beta_tilde", tilde)):
+        identity = torch.eye(2).double()
+        truth = kl_divergence(
+            MultivariateNormal(q_mean, tilde * identity),
+            MultivariateNormal(mean(x_2, 2), variance * identity),
+        )
+        printed = (q_mean - mean(x_2, 2)).square().sum(1) / (2 * variance)
+        got = denoising_kl(schedule, mean, x_0, eps, 2, schedule.sampler_variance(kind))
+        torch.testing.assert_close(got, truth, rtol=1e-8, atol=1e-8)
+        missing = 2 * 0.121 if kind == "beta" else 0.0
+        torch.testing.assert_close(
+            truth - printed, torch.full_like(truth, missing), rtol=0, atol=1e-3
+        )
+
+
+# 002-E9, E10, E11: the continuous bound, line by line
+
+
+def score_and_slope(log_prob, y: Tensor) -> tuple[Tensor, Tensor]:
+    """First and second derivative of log p on the line."""
+    y = y.requires_grad_()
+    (score,) = torch.autograd.grad(log_prob(y).sum(), y, create_graph=True)
+    (slope,) = torch.autograd.grad(score.sum(), y)
+    return score.detach(), slope
+
+
+def continuous_forms() -> tuple[float, dict[str, float], dict[float, float]]:
+    """log p_0(x), and what each line of the derivation gives for it at the exact score.
+
+    E over Y_t = α x + σ ε of the variance-preserving path by quadrature, with m the
+    score by automatic differentiation, g² = β(t) and −∇·f = ½ g².
+    """
+    mixture, path, x = three_gaussians_1d(), VariancePreserving(), 0.3
+    z, weights = gauss_hermite(100)
+    node, step = np.polynomial.legendre.leggauss(96)
+    u = 0.5 * (1 + node)
+
+    def moments(t: float) -> dict[str, float]:
+        alpha = math.exp(-0.5 * (0.1 * t + 9.95 * t**2))
+        sigma = math.sqrt(-math.expm1(-(0.1 * t + 9.95 * t**2)))
+        law = noised(mixture, alpha, sigma)
+        y = alpha * x + sigma * z[:, None]
+        m, slope = score_and_slope(law.log_prob, y)
+        transition = -z[:, None] / sigma  # ∇log q(y | x)
+        return {
+            "g²": 0.1 + 19.9 * t,
+            "m²": float(weights @ m[:, 0] ** 2),
+            "∇·m": float(weights @ slope[:, 0]),
+            "m·∇log q": float(weights @ (m * transition)[:, 0]),
+        }
+
+    at = [moments(t) for t in u**2]
+    measure = [w * v for w, v in zip(step, u, strict=True)]  # dt = 2u du
+
+    def integral(rate) -> float:
+        return sum(
+            w * (rate(E) + 0.5 * E["g²"]) for w, E in zip(measure, at, strict=True)
+        )
+
+    alpha, sigma = math.exp(-0.5 * 10.05), math.sqrt(-math.expm1(-10.05))
+    end = noised(mixture, alpha, sigma).log_prob(alpha * x + sigma * z[:, None])
+    prior = float(weights @ end)
+    forms = {
+        "divergence": lambda E: 0.5 * E["g²"] * (E["m²"] + 2 * E["∇·m"]),
+        "Stein": lambda E: 0.5 * E["g²"] * (E["m²"] - 2 * E["m·∇log q"]),
+        # E9: g² of one time outside the integral; E10: the bracket closed early;
+        # E11: plus in the place of minus
+        "bracket": lambda E: 0.5 * E["g²"] * E["m²"] + 2 * E["∇·m"],
+        "plus": lambda E: 0.5 * E["g²"] * (E["m²"] + 2 * E["m·∇log q"]),
+    }
+    values = {name: prior - integral(rate) for name, rate in forms.items()}
+
+    def outside(t: float) -> float:
+        g_squared = 0.1 + 19.9 * t
+        inner = sum(
+            w * (E["m²"] + 2 * E["∇·m"]) for w, E in zip(measure, at, strict=True)
+        )
+        return prior - 0.5 * g_squared * inner - 0.5 * 10.05
+
+    truth = float(noised(mixture, 1.0, 0.0).log_prob(torch.tensor([[x]]).double()))
+    # the package, in both of its forms
+    denoiser = ExactDenoiser(path, mixture)
+    point = torch.tensor([[x]], dtype=torch.float64)
+    for rate in (divergence_rate, denoising_rate):
+        got = continuous_elbo(
+            denoiser,
+            point,
+            path.marginal(mixture, 1.0).log_prob,
+            GaussHermite(80),
+            rate,
+            times=96,
+        )
+        values[rate.__name__] = float(got.elbo)
+    return truth, values, {t: outside(t) for t in (0.0, 0.5, 1.0)}
+
+
+def test_the_continuous_bound_has_half_g_squared_inside_and_minus_twice_stein() -> None:
+    truth, values, outside = continuous_forms()
+    for name in ("divergence", "Stein", "divergence_rate", "denoising_rate"):
+        assert values[name] == pytest.approx(truth, abs=1e-6), name
+    for wrong in (values["bracket"], values["plus"], *outside.values()):
+        assert abs(wrong - truth) > 1
