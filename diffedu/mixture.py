@@ -133,24 +133,48 @@ class GaussianMixture:
 
     # The density and its derivatives
 
-    def _whiten(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """log(w_k N(x; m_k, Σ_k)), shape (n, K); ∇ log N(x; m_k, Σ_k), (n, K, d)."""
-        self._require_points(x)
-        Lam, Q = self._spectrum
-        y = _rotate(Q.mT, x[..., None, :] - self.means)
-        log_det = Lam.log().sum(-1) + self.dim * math.log(2 * math.pi)
-        precise_y = y / Lam
-        log_normal = -0.5 * (_dot(y, precise_y) + log_det)
-        return self.weights.log() + log_normal, -_rotate(Q, precise_y)
+    def _residuals(self, x: Tensor) -> tuple[Tensor, torch.Size]:
+        """Q_kᵀ (x − m_k), shape (K, d, N), and the shape *n that the N points had.
 
-    def _require_points(self, x: Tensor) -> None:
+        Here and below points lie along the last axis: loops over them are long, those
+        over components and coordinates short.
+        """
+        shape = self._require_points(x)
+        points = x.expand(*shape, self.dim).reshape(-1, self.dim).mT.contiguous()
+        Q = self._last(self._spectrum[1], shape)
+        return _rotate(Q.transpose(1, 2), points - self._last(self.means, shape)), shape
+
+    def _log_joint(self, y: Tensor, precise_y: Tensor, shape: torch.Size) -> Tensor:
+        """log(w_k N(x; m_k, Σ_k)), shape (K, N), from residuals y and Λ⁻¹ y."""
+        log_det = self._spectrum[0].log().sum(-1) + self.dim * math.log(2 * math.pi)
+        log_scale = self._last(self.weights.log() - 0.5 * log_det, shape)
+        return log_scale - 0.5 * (y * precise_y).sum(1)
+
+    def _whiten(self, x: Tensor) -> tuple[Tensor, Tensor, torch.Size]:
+        """log(w_k N(x; m_k, Σ_k)), shape (K, N); ∇ log N, shape (K, d, N); *n."""
+        y, shape = self._residuals(x)
+        Lam, Q = (self._last(z, shape) for z in self._spectrum)
+        precise_y = y / Lam
+        return self._log_joint(y, precise_y, shape), _rotate(-Q, precise_y), shape
+
+    def _last(self, parameter: Tensor, shape: torch.Size) -> Tensor:
+        """A parameter, (*b, K, ...), as (K, ..., N), or (K, ..., 1) if all share it."""
+        axes = len(self.batch_shape)
+        if axes == 0:
+            return parameter[..., None]
+        rest = parameter.shape[axes:]
+        return parameter.expand(*shape, *rest).reshape(-1, *rest).movedim(0, -1)
+
+    def _require_points(self, x: Tensor) -> torch.Size:
         require_floats("x", x)
         if x.ndim < 1 or x.shape[-1] != self.dim:
             raise ValueError(
                 f"x must be points of dimension {self.dim}, got shape {tuple(x.shape)}"
             )
+        if not self.batch_shape:
+            return x.shape[:-1]
         try:
-            torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
+            return torch.broadcast_shapes(x.shape[:-1], self.batch_shape)
         except RuntimeError:
             raise ValueError(
                 f"x must hold one point for each of {tuple(self.batch_shape)} laws "
@@ -159,23 +183,25 @@ class GaussianMixture:
 
     def log_prob(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
         """log p(x), in nats."""
-        log_joint, _ = self._whiten(x)
-        return log_joint.logsumexp(-1)
+        log_joint, _, shape = self._whiten(x)
+        return log_joint.logsumexp(0).reshape(shape)
 
     def responsibilities(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n K"]:
         """P(component k | x) = w_k N(x; m_k, Σ_k) / p(x)."""
-        log_joint, _ = self._whiten(x)
-        return _normalised(log_joint)
+        log_joint, _, shape = self._whiten(x)
+        return _normalised(log_joint).mT.reshape(*shape, -1)
 
     def score(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """∇ log p(x) = Σ_k P(k | x) Σ_k⁻¹ (m_k − x)."""
-        log_joint, scores = self._whiten(x)
-        return _average(_normalised(log_joint), scores)
+        log_joint, scores, shape = self._whiten(x)
+        score = (_normalised(log_joint)[:, None] * scores).sum(0)
+        return score.mT.reshape(*shape, -1)
 
     def hessian(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d d"]:
         """∇² log p(x) = Σ_k P(k | x) ((s_k − s)(s_k − s)ᵀ − Σ_k⁻¹), s = ∇ log p(x)."""
-        log_joint, scores = self._whiten(x)
-        r = _normalised(log_joint)
+        log_joint, scores, shape = self._whiten(x)
+        r = _normalised(log_joint).mT.reshape(*shape, -1)
+        scores = scores.movedim(-1, 0).reshape(*shape, -1, self.dim)
         centred = scores - _average(r, scores)[..., None, :]
         Lam, Q = self._spectrum
         precisions = (Q / Lam[..., None, :]) @ Q.mT
@@ -189,12 +215,13 @@ class GaussianMixture:
 
         ∇·s = Σ_k P(k | x) (‖s_k − s‖² − tr Σ_k⁻¹).
         """
-        log_joint, scores = self._whiten(x)
+        log_joint, scores, shape = self._whiten(x)
         r = _normalised(log_joint)
-        score = _average(r, scores)
-        centred = scores - score[..., None, :]
-        Lam, _ = self._spectrum
-        return score, _dot(r, _dot(centred, centred) - (1 / Lam).sum(-1))
+        score = (r[:, None] * scores).sum(0)
+        spread = (scores - score).square().sum(1)
+        trace = self._last((1 / self._spectrum[0]).sum(-1), shape)
+        divergence = (r * (spread - trace)).sum(0)
+        return score.mT.reshape(*shape, -1), divergence.reshape(shape)
 
     # Sampling
 
@@ -221,9 +248,8 @@ class GaussianMixture:
         z = torch.randn(
             *k.shape, d, generator=generator, dtype=self.dtype, device=self.device
         )
-        x = chosen(self.means, K, d) + _rotate(
-            chosen(Q, K, d, d), chosen(Lam, K, d).sqrt() * z
-        )
+        y = chosen(Lam, K, d).sqrt() * z
+        x = chosen(self.means, K, d) + (chosen(Q, K, d, d) @ y[..., None]).squeeze(-1)
         return x.movedim(1, 0).reshape(n, *self.batch_shape, d)
 
     # Noise: the two operations under which mixtures are closed
@@ -298,14 +324,17 @@ class GaussianMixture:
         self, x_t: Tensor, alpha: Level, sigma: Level
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Weights, means and eigenvalues of `posterior`, which are 0 at σ = 0."""
-        weights = self.noised(alpha, sigma).responsibilities(x_t)
+        noised = self.noised(alpha, sigma)
+        y, shape = noised._residuals(x_t)
+        noised_Lam, Q = noised._spectrum
+        log_joint = noised._log_joint(y, y / noised._last(noised_Lam, shape), shape)
+        weights = _normalised(log_joint).mT.reshape(*shape, -1)
         alpha, sigma = (level[..., None] for level in self._level(alpha, sigma))
-        Lam, Q = self._spectrum
-        noised = alpha**2 * Lam + sigma**2
-        gain = alpha * Lam / noised
-        residual = _rotate(Q.mT, x_t[..., None, :] - alpha * self.means)
-        means = self.means + _rotate(Q, gain * residual)
-        return weights, means, Lam * sigma**2 / noised
+        Lam = self._spectrum[0]
+        gain = noised._last(alpha * Lam / noised_Lam, shape)
+        moved = _rotate(noised._last(Q, shape), gain * y)
+        means = self.means + moved.movedim(-1, 0).reshape(*shape, *self.means.shape)
+        return weights, means, Lam * sigma**2 / noised_Lam
 
     def _level(self, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:
         """α and σ as tensors with one axis to spare for the component."""
@@ -330,19 +359,16 @@ def _average(r: Tensor, v: Tensor) -> Tensor:
 
 
 def _normalised(log_joint: Tensor) -> Tensor:
-    """The softmax over components: its own kernel is slow on an axis so short."""
-    r = (log_joint - log_joint.amax(-1, keepdim=True)).exp()
-    return r / (r @ r.new_ones(r.shape[-1]))[..., None]
-
-
-def _dot(u: Tensor, v: Tensor) -> Tensor:
-    """uᵀv of vectors (..., d), as a product with ones: short sums are slow."""
-    return (u * v) @ v.new_ones(v.shape[-1])
+    """The softmax over components, the first axis."""
+    r = (log_joint - log_joint.amax(0)).exp()
+    return r / r.sum(0)
 
 
 def _rotate(Q: Tensor, v: Tensor) -> Tensor:
-    """Q v for matrices (..., d, d) and vectors (..., d)."""
-    return torch.einsum("...ij,...j->...i", Q, v)
+    """Q v for matrices (K, d, d, N), or (K, d, d, 1) for all, and vectors (K, d, N)."""
+    if Q.shape[-1] == 1:
+        return Q[..., 0] @ v
+    return (Q * v[:, None]).sum(2)
 
 
 def _require_shapes(weights: Tensor, means: Tensor, covariances: Tensor) -> None:
