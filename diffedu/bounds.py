@@ -740,7 +740,7 @@ def angle_flow(denoiser: Denoiser, d: int, start: float, end: float) -> SDE:
         """x, t and ρ."""
         t = path.time_at(s.to(theta) * theta.tan())
         alpha = path.alpha(t)
-        rho = torch.sqrt((alpha * s.to(theta)) ** 2 + path.variance(t))
+        rho = torch.sqrt((alpha * s.to(theta)).square() + path.variance(t))
         return alpha * mean.to(y) + rho * y, t, rho
 
     def drift(y: Tensor, theta: Tensor) -> Tensor:
@@ -751,7 +751,7 @@ def angle_flow(denoiser: Denoiser, d: int, start: float, end: float) -> SDE:
         x, t, rho = original(y, theta)
         score, divergence = denoiser.score_and_divergence(x, t)
         tan = theta.tan()
-        return -tan * (y + rho * score), -tan * (d + rho**2 * divergence)
+        return -tan * (y + rho * score), -tan * (d + rho.square() * divergence)
 
     def angle(t: float) -> float:
         return float(torch.atan2(path.sigma(t), path.alpha(t) * s.double()))

@@ -140,7 +140,9 @@ class GaussianMixture:
         over components and coordinates short.
         """
         shape = self._require_points(x)
-        points = x.expand(*shape, self.dim).reshape(-1, self.dim).mT.contiguous()
+        points = (
+            x.expand(*shape, self.dim).reshape(shape.numel(), self.dim).mT.contiguous()
+        )
         Q = self._last(self._spectrum[1], shape)
         return _rotate(Q.transpose(1, 2), points - self._last(self.means, shape)), shape
 
@@ -189,19 +191,19 @@ class GaussianMixture:
     def responsibilities(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n K"]:
         """P(component k | x) = w_k N(x; m_k, Σ_k) / p(x)."""
         log_joint, _, shape = self._whiten(x)
-        return _normalised(log_joint).mT.reshape(*shape, -1)
+        return _normalised(log_joint).mT.reshape(*shape, self.n_components)
 
     def score(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d"]:
         """∇ log p(x) = Σ_k P(k | x) Σ_k⁻¹ (m_k − x)."""
         log_joint, scores, shape = self._whiten(x)
         score = (_normalised(log_joint)[:, None] * scores).sum(0)
-        return score.mT.reshape(*shape, -1)
+        return score.mT.reshape(*shape, self.dim)
 
     def hessian(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n d d"]:
         """∇² log p(x) = Σ_k P(k | x) ((s_k − s)(s_k − s)ᵀ − Σ_k⁻¹), s = ∇ log p(x)."""
         log_joint, scores, shape = self._whiten(x)
-        r = _normalised(log_joint).mT.reshape(*shape, -1)
-        scores = scores.movedim(-1, 0).reshape(*shape, -1, self.dim)
+        r = _normalised(log_joint).mT.reshape(*shape, self.n_components)
+        scores = scores.movedim(-1, 0).reshape(*shape, self.n_components, self.dim)
         centred = scores - _average(r, scores)[..., None, :]
         Lam, Q = self._spectrum
         precisions = (Q / Lam[..., None, :]) @ Q.mT
@@ -221,7 +223,7 @@ class GaussianMixture:
         spread = (scores - score).square().sum(1)
         trace = self._last((1 / self._spectrum[0]).sum(-1), shape)
         divergence = (r * (spread - trace)).sum(0)
-        return score.mT.reshape(*shape, -1), divergence.reshape(shape)
+        return score.mT.reshape(*shape, self.dim), divergence.reshape(shape)
 
     # Sampling
 
@@ -267,7 +269,7 @@ class GaussianMixture:
         """
         alpha, sigma = self._level(alpha, sigma)
         Lam, Q = self._spectrum
-        noised = alpha[..., None] ** 2 * Lam + sigma[..., None] ** 2
+        noised = alpha[..., None].square() * Lam + sigma[..., None].square()
         shape = noised.shape[:-2]
         return self._spectral(
             self.weights.expand(*shape, -1),
@@ -328,12 +330,14 @@ class GaussianMixture:
         y, shape = noised._residuals(x_t)
         noised_Lam, Q = noised._spectrum
         log_joint = noised._log_joint(y, y / noised._last(noised_Lam, shape), shape)
-        weights = _normalised(log_joint).mT.reshape(*shape, -1)
+        weights = _normalised(log_joint).mT.reshape(*shape, self.n_components)
         alpha, sigma = (level[..., None] for level in self._level(alpha, sigma))
         Lam = self._spectrum[0]
         gain = noised._last(alpha * Lam / noised_Lam, shape)
         moved = _rotate(noised._last(Q, shape), gain * y)
-        means = self.means + moved.movedim(-1, 0).reshape(*shape, *self.means.shape)
+        means = self.means + moved.movedim(-1, 0).reshape(
+            *shape, self.n_components, self.dim
+        )
         return weights, means, Lam * sigma**2 / noised_Lam
 
     def _level(self, alpha: Level, sigma: Level) -> tuple[Tensor, Tensor]:

@@ -347,7 +347,7 @@ class VariancePreserving(GaussianPath):
     def log_alpha(self, t: Time) -> Tensor:
         """log α = −½∫₀ᵗβ = −½ (β_min t + ½ (β_max − β_min) t²)."""
         t = self.time(t)
-        return -0.5 * (self.beta_min * t + 0.5 * (self.beta_max - self.beta_min) * t**2)
+        return -0.5 * t * (self.beta_min + 0.5 * (self.beta_max - self.beta_min) * t)
 
     def alpha(self, t: Time) -> Tensor:
         """exp(−½∫₀ᵗβ)."""
@@ -359,7 +359,7 @@ class VariancePreserving(GaussianPath):
 
     def _time_at(self, ratio: Tensor) -> Tensor:
         """σ²/α² = e^{∫β} − 1: the root of ½ (β_max − β_min) t² + β_min t = ∫β."""
-        integral = torch.log1p(ratio**2)
+        integral = ratio.square().log1p()
         slope = self.beta_max - self.beta_min
         root = (self.beta_min**2 + 2 * slope * integral).sqrt()
         time = 2 * integral / (self.beta_min + root)
