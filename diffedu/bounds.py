@@ -466,7 +466,9 @@ def model_log_prob(
     _require_sampler_variance(schedule, varsigma_squared)
     steps = grid.diff()
     step = steps.mean()
-    if grid.ndim != 1 or ((steps - step).abs() > 1e-6 * step).any() or step <= 0:
+    rounding = 4 * torch.finfo(grid.dtype).eps * grid.abs().max()
+    even = ((steps - step).abs() <= 1e-6 * step + rounding).all()
+    if grid.ndim != 1 or not (even and step > 0):
         raise ValueError("grid must be increasing and equidistant, shape (m,)")
     narrowest = varsigma_squared[1:].min().sqrt()
     if step > narrowest:

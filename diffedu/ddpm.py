@@ -154,7 +154,7 @@ class VarianceSchedule:
     @cached_property
     def noise_variance(self) -> Float[Tensor, "t"]:
         """1 − ᾱ_t, without the cancellation where ᾱ_t is near 1."""
-        return -torch.expm1(self._log_alpha_bar)
+        return 0 - torch.expm1(self._log_alpha_bar)  # +0 at t = 0
 
     @cached_property
     def _log_alpha_bar(self) -> Tensor:
