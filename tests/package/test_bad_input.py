@@ -11,7 +11,32 @@ from typing import Any
 import pytest
 import torch
 
-from diffedu.denoiser import ExactDenoiser, NeuralDenoiser
+from diffedu.bounds import (
+    GaussHermite,
+    LinearVAE,
+    MonteCarlo,
+    angle_flow,
+    continuous_elbo,
+    elbo,
+    elbo_terms,
+    first_order_gap,
+    flow_log_prob,
+    importance_log_prob,
+    mixture_nodes,
+    model_log_prob,
+    reverse_mean,
+    score_gap,
+    standard_log_prob,
+    time_nodes,
+)
+from diffedu.ddpm import (
+    VarianceSchedule,
+    denoising_kl,
+    discretised_log_prob,
+    prior_kl,
+    reconstruction,
+)
+from diffedu.denoiser import ExactDenoiser, NeuralDenoiser, ScoreDenoiser
 from diffedu.fokker_planck import (
     Grid,
     generator_matrix,
@@ -28,9 +53,14 @@ from diffedu.losses import (
     score_errors,
     target_variance,
 )
-from diffedu.metrics import energy_distance, sampling_floor, sliced_wasserstein
+from diffedu.metrics import (
+    Estimate,
+    energy_distance,
+    sampling_floor,
+    sliced_wasserstein,
+)
 from diffedu.mixture import GaussianMixture, ring, three_gaussians, two_moons_like
-from diffedu.nets import MLP, EnergyMLP, FourierFeatures, TimeEmbedding
+from diffedu.nets import MLP, VAE, EnergyMLP, FourierFeatures, TimeEmbedding
 from diffedu.path import (
     Cosine,
     OrnsteinUhlenbeck,
@@ -90,6 +120,43 @@ PLANE = Grid((-4.0, -4.0), (4.0, 4.0), (20, 20))
 UNIFORM = torch.full((40,), 1 / 8, dtype=torch.float64)
 
 VE = VarianceExploding()
+SCHEDULE = VarianceSchedule(torch.tensor([0.0, 0.1, 0.2, 0.4], dtype=torch.float64))
+LINEAR = LinearVAE(torch.ones(2, 1).double(), torch.zeros(2).double(), 0.5)
+GRID = torch.linspace(-5.0, 5.0, 101, dtype=torch.float64)
+
+
+def schedule(*beta: float) -> VarianceSchedule:
+    return VarianceSchedule(torch.tensor(beta, dtype=torch.float64))
+
+
+def shrink(x: torch.Tensor, t: int) -> torch.Tensor:
+    return 0.9 * x
+
+
+def terms(x_0: Any = X, variances: Any = SCHEDULE.beta) -> Any:
+    return elbo_terms(SCHEDULE, shrink, x_0, variances, GaussHermite(2))
+
+
+def on_the_line(
+    x: Any = X[:, :1], grid: Any = GRID, variances: Any = SCHEDULE.beta
+) -> torch.Tensor:
+    return model_log_prob(SCHEDULE, shrink, variances, x, grid)
+
+
+def bound(q: Any, x: Any = X) -> Any:
+    return elbo(LINEAR.log_joint, q, x, GaussHermite(2))
+
+
+def continuous(x_0: Any = X, **options: Any) -> Any:
+    return continuous_elbo(
+        DENOISER, x_0, standard_log_prob, GaussHermite(2), times=2, **options
+    )
+
+
+def likely(probes: Any) -> torch.Tensor:
+    return log_likelihood(FLOW, X, [0.0, 1.0], G3.log_prob, probes=probes)
+
+
 LEARNED = NeuralDenoiser(VE, MLP(hidden=4, depth=1, features=2))
 
 
@@ -386,11 +453,356 @@ CASES: dict[str, tuple[Callable[[], Any], str]] = {
     ),
     "likelihood by an unknown method": (
         lambda: log_likelihood(FLOW, X, [0.0, 1.0], G3.log_prob, method="euler"),
-        "method must be one of 'dopri5', 'rk4', got 'euler'",
+        "method must be one of 'dopri5', 'dopri8', 'rk4', got 'euler'",
     ),
     "likelihood of no tolerance": (
         lambda: log_likelihood(FLOW, X, [0.0, 1.0], G3.log_prob, tolerance=0.0),
         "tolerance must be a finite number > 0",
+    ),
+    # ddpm
+    "a schedule of no step": (
+        lambda: schedule(0.0),
+        r"beta must have shape \(T \+ 1,\) with T >= 1.*got \(1,\)",
+    ),
+    "an empty schedule": (lambda: schedule(), r"beta must have shape.*got \(0,\)"),
+    "a schedule in a matrix": (
+        lambda: VarianceSchedule(torch.zeros(2, 2)),
+        r"beta must have shape.*got \(2, 2\)",
+    ),
+    "beta NaN": (
+        lambda: schedule(0.0, NAN),
+        "beta must be finite, got 1 NaN or infinite of 2",
+    ),
+    "beta without the entry of the data": (
+        lambda: schedule(0.1, 0.2),
+        r"beta must start with 0, the entry of the data, got 0\.1",
+    ),
+    "beta zero": (
+        lambda: schedule(0.0, 0.1, 0.0),
+        r"beta must lie in \(0, 1\] from index 1 on, got 0 to 0\.1",
+    ),
+    "beta of a step negative": (
+        lambda: schedule(0.0, -0.1, 0.2),
+        r"beta must lie in \(0, 1\] from index 1 on, got -0\.1 to 0\.2",
+    ),
+    "beta above one": (
+        lambda: schedule(0.0, 0.1, 1.5),
+        r"beta must lie in \(0, 1\] from index 1 on, got 0\.1 to 1\.5",
+    ),
+    "beta in float16": (
+        lambda: VarianceSchedule(torch.tensor([0.0, 0.5]).half()),
+        "beta must be float32 or float64, got torch.float16",
+    ),
+    "a linear schedule of no step": (
+        lambda: VarianceSchedule.linear(0),
+        "T must be a whole number >= 1, got 0",
+    ),
+    "a linear schedule from zero": (
+        lambda: VarianceSchedule.linear(10, 0.0),
+        r"first must be a finite number > 0, got 0\.0",
+    ),
+    "a linear schedule to NaN": (
+        lambda: VarianceSchedule.linear(10, 0.1, NAN),
+        "last must be a finite number > 0, got nan",
+    ),
+    "a linear schedule above one": (
+        lambda: VarianceSchedule.linear(10, 0.1, 1.1),
+        r"beta must lie in \(0, 1\]",
+    ),
+    "a cosine schedule of half a step": (
+        lambda: VarianceSchedule.cosine(0.5),
+        r"T must be a whole number >= 1, got 0\.5",
+    ),
+    "a cosine schedule with a negative offset": (
+        lambda: VarianceSchedule.cosine(10, -0.1),
+        r"offset must be a finite number >= 0, got -0\.1",
+    ),
+    "a chain of a path that explodes": (
+        lambda: VarianceSchedule.from_path(VE, torch.tensor([0.0, 1.0])),
+        r"path must keep alpha² \+ sigma² = 1.*got VarianceExploding",
+    ),
+    "a chain that starts late": (
+        lambda: VarianceSchedule.from_path(OU, torch.tensor([0.1, 1.0])),
+        r"times must increase from 0, where the data are, got 0\.1 to 1",
+    ),
+    "a chain that runs backwards": (
+        lambda: VarianceSchedule.from_path(OU, torch.tensor([1.0, 0.0])),
+        "times must increase from 0, where the data are, got 1 to 0",
+    ),
+    "a chain past the end": (
+        lambda: VarianceSchedule.from_path(OU, torch.tensor([0.0, 4.0])),
+        r"times must lie in \[0, 3\], got 0 to 4",
+    ),
+    "an unknown sampler variance": (
+        lambda: SCHEDULE.sampler_variance("small"),
+        "kind must be one of 'beta', 'beta_tilde', got 'small'",
+    ),
+    "noise of a step past the end": (
+        lambda: SCHEDULE.perturb(X, X, 4),
+        "t must be a step up to T = 3, got 4",
+    ),
+    "noise of a negative step": (
+        lambda: SCHEDULE.perturb(X, X, -1),
+        "t must be a whole number >= 0, got -1",
+    ),
+    "posterior of the data": (
+        lambda: SCHEDULE.posterior_mean(X, X, 0),
+        "t must be a whole number >= 1, got 0",
+    ),
+    "posterior of a time": (
+        lambda: SCHEDULE.posterior_mean(X, X, 1.5),
+        r"t must be a whole number >= 1, got 1\.5",
+    ),
+    "one bin": (
+        lambda: discretised_log_prob(X, X, torch.tensor(1.0), bins=1),
+        "bins must be a whole number >= 2, got 1",
+    ),
+    "bins from high to low": (
+        lambda: discretised_log_prob(X, X, torch.tensor(1.0), low=1.0, high=0.0),
+        r"high must be > low = 1\.0, got 0\.0",
+    ),
+    "prior term of no point": (
+        lambda: prior_kl(SCHEDULE, X[:0]),
+        "x_0 must hold at least one point",
+    ),
+    "denoising term of the first step": (
+        lambda: denoising_kl(SCHEDULE, shrink, X, X, 1, SCHEDULE.beta),
+        "t must be a whole number >= 2, got 1",
+    ),
+    "denoising term past the end": (
+        lambda: denoising_kl(SCHEDULE, shrink, X, X, 4, SCHEDULE.beta),
+        "t must be a step up to T = 3, got 4",
+    ),
+    "reconstruction by a point mass": (
+        lambda: reconstruction(SCHEDULE, shrink, X, X, SCHEDULE.beta_tilde),
+        "varsigma_squared must be > 0 at t = 1, got 0: sampler_variance sets it",
+    ),
+    # bounds
+    "quadrature of no node": (
+        lambda: GaussHermite(0),
+        "points must be a whole number >= 1, got 0",
+    ),
+    "one draw": (lambda: MonteCarlo(1), "draws must be a whole number >= 2, got 1"),
+    "a mixture by no node": (
+        lambda: mixture_nodes(G3, 0),
+        "points must be a whole number >= 1, got 0",
+    ),
+    "a bound at no point": (
+        lambda: bound(LINEAR.prior(1), X[:0]),
+        "x must hold at least one point",
+    ),
+    "a bound at NaN": (
+        lambda: bound(LINEAR.prior(3), X * NAN),
+        "x must be finite, got 6 NaN or infinite of 6",
+    ),
+    "a law for another number of points": (
+        lambda: bound(LINEAR.prior(2)),
+        r"q must have batch shape \(3,\).*got \(2,\) and \(1,\)",
+    ),
+    "a law without an axis": (
+        lambda: bound(torch.distributions.Normal(torch.zeros(3), 1.0)),
+        r"q must have batch shape \(3,\).*got \(3,\) and \(\)",
+    ),
+    "quadrature over a law that is not Gaussian": (
+        lambda: bound(
+            torch.distributions.Independent(
+                torch.distributions.Laplace(X[:, :1], 1.0), 1
+            )
+        ),
+        "q must be a MultivariateNormal for quadrature, got Independent: use Monte",
+    ),
+    "no weight": (
+        lambda: importance_log_prob(LINEAR.log_joint, LINEAR.prior(3), X, 0),
+        "draws must be a whole number >= 1, got 0",
+    ),
+    "weights of another law": (
+        lambda: importance_log_prob(LINEAR.log_joint, LINEAR.prior(2), X, 4),
+        r"q must have batch shape \(3,\)",
+    ),
+    "weights at NaN": (
+        lambda: importance_log_prob(LINEAR.log_joint, LINEAR.prior(3), X * NAN, 4),
+        "x must be finite",
+    ),
+    "a decoder without noise": (
+        lambda: LinearVAE(torch.ones(2, 1), torch.zeros(2), 0.0),
+        r"sigma must be a finite number > 0, got 0\.0",
+    ),
+    "a decoder of another shape": (
+        lambda: LinearVAE(torch.ones(2, 1), torch.zeros(3), 1.0),
+        r"W must have shape \(d, k\) and b shape \(d,\), got \(2, 1\) and \(3,\)",
+    ),
+    "terms at no point": (lambda: terms(X[:0]), "x_0 must hold at least one point"),
+    "terms at NaN": (lambda: terms(X * NAN), "x_0 must be finite"),
+    "terms in float16": (
+        lambda: terms(X.half()),
+        "x_0 must be a float32 or float64 tensor, got torch.float16",
+    ),
+    "a variance too few": (
+        lambda: terms(variances=SCHEDULE.beta[1:]),
+        r"varsigma_squared must have shape \(4,\), one per step and index 0, got \(3,",
+    ),
+    "a variance of zero": (
+        lambda: terms(variances=SCHEDULE.beta_tilde),
+        "varsigma_squared must be > 0 from index 1 on, got 0",
+    ),
+    "a path without the noise of the chain": (
+        lambda: reverse_mean(
+            VarianceSchedule.linear(), ExactDenoiser(OrnsteinUhlenbeck(1.0, 1.0), G3)
+        )(X, 1000),
+        r"ratio must lie in \[0,",
+    ),
+    "the model of the chain in the plane": (
+        lambda: on_the_line(X),
+        r"x must be points of dimension 1, got shape \(3, 2\)",
+    ),
+    "a grid that is not equidistant": (
+        lambda: on_the_line(grid=GRID**3),
+        r"grid must be increasing and equidistant, shape \(m,\)",
+    ),
+    "a grid that decreases": (
+        lambda: on_the_line(grid=GRID.flip(0)),
+        "grid must be increasing and equidistant",
+    ),
+    "a grid in a column": (
+        lambda: on_the_line(grid=GRID[:, None]),
+        "grid must be increasing and equidistant",
+    ),
+    "a grid of one point": (
+        lambda: on_the_line(grid=GRID[:1]),
+        "grid must be increasing and equidistant",
+    ),
+    "a coarse grid": (
+        lambda: on_the_line(grid=GRID[::5]),
+        r"grid must have steps below 0\.316.*got 0\.5",
+    ),
+    "the model of the chain with another variance": (
+        lambda: on_the_line(variances=SCHEDULE.beta[1:]),
+        "varsigma_squared must have shape",
+    ),
+    "the first order by no node": (
+        lambda: first_order_gap(OU, G3, points=0),
+        "points must be a whole number >= 1, got 0",
+    ),
+    "the first order at no time": (
+        lambda: first_order_gap(OU, G3, times=0),
+        "times must be a whole number >= 1, got 0",
+    ),
+    "no node in time": (
+        lambda: time_nodes(OU, times=0),
+        "times must be a whole number >= 1, got 0",
+    ),
+    "nodes from a negative time": (
+        lambda: time_nodes(OU, -0.1),
+        r"start must be a finite number >= 0, got -0\.1",
+    ),
+    "nodes from the end": (
+        lambda: time_nodes(OU, 3.0),
+        r"start must lie in \[0, 3\), got 3",
+    ),
+    "a continuous bound at no point": (
+        lambda: continuous(X[:0]),
+        "x_0 must hold at least one point",
+    ),
+    "a continuous bound at NaN": (
+        lambda: continuous(X * NAN),
+        "x_0 must be finite",
+    ),
+    "a continuous bound from the end": (
+        lambda: continuous(start=3.0),
+        r"start must lie in \[0, 3\), got 3",
+    ),
+    "a score's gap at no time": (
+        lambda: score_gap(DENOISER, DENOISER, times=0),
+        "times must be a whole number >= 1, got 0",
+    ),
+    "a score's gap by no node": (
+        lambda: score_gap(DENOISER, DENOISER, points=0),
+        "points must be a whole number >= 1, got 0",
+    ),
+    "a flow to before its start": (
+        lambda: angle_flow(DENOISER, 2, 0.5, 0.4),
+        r"end must lie in \(0\.5, 3\], after start, got 0\.4",
+    ),
+    "a flow past the end": (
+        lambda: flow_log_prob(DENOISER, X, end=4.0),
+        r"end must lie in \(0, 3\], after start, got 4",
+    ),
+    "a flow from before the data": (
+        lambda: flow_log_prob(DENOISER, X, start=-0.1),
+        "start must be a finite number >= 0",
+    ),
+    "a flow to no signal": (
+        lambda: flow_log_prob(ExactDenoiser(Straight(), G3), X),
+        "end must be a time with signal, got alpha = 0 at 1",
+    ),
+    "a flow at no point": (
+        lambda: flow_log_prob(DENOISER, X[:0]),
+        "x must hold at least one point",
+    ),
+    "a flow at NaN": (lambda: flow_log_prob(DENOISER, X * NAN), "x must be finite"),
+    "a flow by an unknown method": (
+        lambda: flow_log_prob(DENOISER, X, method="euler"),
+        "method must be one of 'dopri5', 'dopri8', 'rk4', got 'euler'",
+    ),
+    "a flow of no tolerance": (
+        lambda: flow_log_prob(DENOISER, X, tolerance=0.0),
+        "tolerance must be a finite number > 0",
+    ),
+    "a network's flow from the data": (
+        lambda: flow_log_prob(LEARNED, X),
+        "t must be a time with noise",
+    ),
+    "probes without an axis of their own": (
+        lambda: likely(X),
+        r"probes must have shape \(m, 3, 2\).*got \(3, 2\)",
+    ),
+    "probes for other points": (
+        lambda: likely(X[None, :2]),
+        r"probes must have shape \(m, 3, 2\).*got \(1, 2, 2\)",
+    ),
+    "no probe": (
+        lambda: likely(X[None][:0]),
+        r"probes must have shape \(m, 3, 2\).*got \(0, 3, 2\)",
+    ),
+    "a score of scale zero": (
+        lambda: ScoreDenoiser(OU, lambda x, t: -x, scale=0.0),
+        r"scale must be a finite number > 0, got 0\.0",
+    ),
+    "the mean of one value": (
+        lambda: Estimate.mean(X[:1, 0]),
+        r"values must hold at least two numbers, shape \(n,\), got \(1,\)",
+    ),
+    "the mean of a matrix": (
+        lambda: Estimate.mean(X),
+        r"values must hold at least two numbers, shape \(n,\), got \(3, 2\)",
+    ),
+    "the mean of NaN": (
+        lambda: Estimate.mean(X[:, 0] * NAN),
+        "values must be finite, got 3 NaN or infinite of 3",
+    ),
+    "the mean of whole numbers": (
+        lambda: Estimate.mean(torch.arange(3)),
+        "values must be a float32 or float64 tensor, got torch.int64",
+    ),
+    "an autoencoder of no dimension": (
+        lambda: VAE(dim=0),
+        "dim must be a whole number >= 1, got 0",
+    ),
+    "an autoencoder of no latent": (
+        lambda: VAE(latent=0),
+        "latent must be a whole number >= 1, got 0",
+    ),
+    "an autoencoder of half a unit": (
+        lambda: VAE(hidden=0.5),
+        r"hidden must be a whole number >= 1, got 0\.5",
+    ),
+    "an autoencoder of no depth": (
+        lambda: VAE(depth=0),
+        "depth must be a whole number >= 1, got 0",
+    ),
+    "an autoencoder of another dimension": (
+        lambda: VAE(dim=3, hidden=4).encode(X.float()),
+        r"x must have shape \(n, 3\), got \(3, 2\)",
     ),
     "heun with noise of the state": (
         lambda: last(heun(GEOMETRIC, X, [0.0, 1.0])),

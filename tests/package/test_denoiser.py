@@ -6,7 +6,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from diffedu.denoiser import NETWORK_TARGETS, Denoiser, ExactDenoiser, NeuralDenoiser
+from diffedu.denoiser import (
+    NETWORK_TARGETS,
+    Denoiser,
+    ExactDenoiser,
+    NeuralDenoiser,
+    ScoreDenoiser,
+)
 from diffedu.mixture import GaussianMixture, three_gaussians, three_gaussians_1d
 from diffedu.nets import MLP, EnergyMLP
 from diffedu.path import (
@@ -203,6 +209,118 @@ def test_a_denoiser_that_states_x0_and_eps_gets_the_other_readings(
     got = Stated(path).read(target, x_t, t)
     truth = meaning(path, target, torch.tanh(x_t), x_t, t)
     torch.testing.assert_close(got, truth, rtol=1e-7, atol=1e-9)
+
+
+@every_path
+def test_the_divergence_of_a_score_is_the_trace_of_its_jacobian(
+    path: GaussianPath,
+) -> None:
+    """In closed form, and by differentiation for a denoiser that states x0 and eps."""
+    t, x_t = 0.3 * path.t_max, points(random_mixture(3, 2))
+    for denoiser in (ExactDenoiser(path, random_mixture(3, 2)), Stated(path)):
+        score, divergence = denoiser.score_and_divergence(x_t, t)
+        torch.testing.assert_close(score, denoiser.score(x_t, t), rtol=1e-9, atol=1e-9)
+        J = jacobian(lambda x, denoiser=denoiser: denoiser.score(x, t), x_t)
+        trace = J.diagonal(dim1=1, dim2=2).sum(1)
+        torch.testing.assert_close(divergence, trace, rtol=1e-8, atol=1e-8)
+        assert not score.requires_grad
+
+
+@every_path
+@every_mixture
+def test_the_gaussian_of_an_exact_denoiser_has_the_moments_of_p_t(
+    path: GaussianPath, mixture: GaussianMixture
+) -> None:
+    t = 0.4 * path.t_max
+    d, denoiser = mixture.dim, ExactDenoiser(path, mixture)
+    got = denoiser.gaussian(t, d)
+    alpha, variance = float(path.alpha(t)), float(path.variance(t))
+    law = noised(mixture, 1.0, 0.0)
+    assert got.n_components == 1
+    torch.testing.assert_close(got.mean, alpha * law.mean)
+    centred = mixture.means - law.mean
+    between = torch.einsum("k,ki,kj->ij", mixture.weights, centred, centred)
+    within = torch.einsum("k,kij->ij", mixture.weights, mixture.covariances)
+    covariance = alpha**2 * (between + within) + variance * torch.eye(d).double()
+    torch.testing.assert_close(got.covariance, covariance)
+    mean, of_data = denoiser.moments(d)
+    torch.testing.assert_close(mean, law.mean)
+    torch.testing.assert_close(of_data, between + within)
+
+
+def test_where_the_data_are_unknown_their_gaussian_is_standard() -> None:
+    got = Stated(OrnsteinUhlenbeck(0.8, 1.1)).gaussian(0.5, 3)
+    alpha = math.exp(-0.4)
+    variance = alpha**2 + 1.1**2 / 1.6 * (1 - alpha**2)
+    torch.testing.assert_close(got.mean, torch.zeros(3).double())
+    torch.testing.assert_close(got.covariance, variance * torch.eye(3).double())
+
+
+# Denoisers made of a score
+
+
+@every_path
+@every_target
+def test_a_score_makes_the_denoiser_that_it_came_from(
+    path: GaussianPath, target: str
+) -> None:
+    exact = ExactDenoiser(path, random_mixture(3, 2))
+    made = ScoreDenoiser(path, exact.score)
+    x_t = points(random_mixture(3, 2))
+    for t in (0.2 * path.t_max, 0.9 * path.t_max):
+        got, truth = (d.read(target, x_t, t) for d in (made, exact))
+        torch.testing.assert_close(got, truth, rtol=1e-8, atol=1e-8)
+
+
+@every_path
+@every_target
+def test_any_score_makes_readings_that_belong_together(
+    path: GaussianPath, target: str
+) -> None:
+    """One field, three conversions: x_t = α x̂_0 + σ ε̂ at every point."""
+    denoiser = ScoreDenoiser(path, lambda x, t: torch.sin(x) + t)
+    x_t, t = points(three_gaussians()), 0.3 * path.t_max
+    s = torch.sin(x_t) + t
+    alpha, sigma = path.alpha(t), path.sigma(t)
+    x_0, eps = (x_t + sigma**2 * s) / alpha, -sigma * s
+    torch.testing.assert_close(alpha * x_0 + sigma * eps, x_t)
+    a, b = path.row(target, t)
+    truth = a * x_0 + b * eps
+    got = denoiser.read(target, x_t, t)
+    torch.testing.assert_close(got, truth, rtol=1e-9, atol=1e-9)
+
+
+def test_one_time_per_point_of_a_score() -> None:
+    path, x_t = VariancePreserving(), points(three_gaussians(), 4)
+    exact = ExactDenoiser(path, three_gaussians())
+    made, t = ScoreDenoiser(path, exact.score), torch.tensor([0.1, 0.3, 0.6, 1.0])
+    for target in TARGETS:
+        torch.testing.assert_close(
+            made.read(target, x_t, t.double()),
+            exact.read(target, x_t, t.double()),
+            rtol=1e-8,
+            atol=1e-8,
+        )
+
+
+@pytest.mark.parametrize("mean", [0.4, torch.tensor([0.4, -0.7], dtype=torch.float64)])
+def test_stated_moments_are_those_of_the_gaussian(mean: float | Tensor) -> None:
+    path = OrnsteinUhlenbeck(0.8, 1.1)
+    net = MLP(hidden=4, depth=1, features=2, generator=torch.Generator().manual_seed(0))
+    alpha = math.exp(-0.4)
+    variance = alpha**2 * 1.3**2 + 1.1**2 / 1.6 * (1 - alpha**2)
+    for denoiser in (
+        ScoreDenoiser(path, lambda x, t: -x, mean, 1.3),
+        NeuralDenoiser(path, net, "v", mean, 1.3),
+    ):
+        got = denoiser.gaussian(0.5, 2)
+        truth = alpha * torch.as_tensor(mean, dtype=torch.float64).expand(2)
+        torch.testing.assert_close(got.mean, truth)
+        torch.testing.assert_close(got.covariance, variance * torch.eye(2).double())
+    # where nothing is stated
+    plain = ScoreDenoiser(path, lambda x, t: -x).moments(2)
+    torch.testing.assert_close(plain[0], torch.zeros(2).double())
+    torch.testing.assert_close(plain[1], torch.eye(2).double())
 
 
 @every_target

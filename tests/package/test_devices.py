@@ -4,7 +4,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from diffedu.denoiser import ExactDenoiser, NeuralDenoiser
+from diffedu.bounds import (
+    GaussHermite,
+    LinearVAE,
+    MonteCarlo,
+    continuous_elbo,
+    denoising_rate,
+    divergence_rate,
+    elbo,
+    elbo_terms,
+    flow_log_prob,
+    importance_log_prob,
+    mixture_nodes,
+    model_log_prob,
+    reverse_mean,
+    score_gap,
+    standard_log_prob,
+)
+from diffedu.ddpm import VarianceSchedule, denoising_kl, discretised_log_prob, prior_kl
+from diffedu.denoiser import ExactDenoiser, NeuralDenoiser, ScoreDenoiser
 from diffedu.fokker_planck import (
     Grid,
     richardson,
@@ -33,7 +51,7 @@ from diffedu.mixture import (
     two_gaussians,
     two_moons_like,
 )
-from diffedu.nets import MLP, EnergyMLP
+from diffedu.nets import MLP, VAE, EnergyMLP
 from diffedu.path import (
     TARGETS,
     Cosine,
@@ -314,6 +332,85 @@ def test_langevin_follows_the_points(dtype, device) -> None:
         assert_like(trajectory(chain), (7, 4, 2), dtype, device)
 
 
+SCHEDULE = VarianceSchedule.linear(4, 0.05, 0.5)
+
+
+@every_dtype
+def test_a_schedule_keeps_its_dtype_and_its_values_go_where_the_points_are(
+    dtype, device
+) -> None:
+    beta = torch.tensor([0.0, 0.1, 0.2], dtype=dtype, device=device)
+    schedule = VarianceSchedule(beta)
+    for values in (
+        schedule.alpha_bar,
+        schedule.noise_variance,
+        schedule.beta_tilde,
+        schedule.sampler_variance("beta_tilde"),
+    ):
+        assert_like(values, (3,), dtype, device)
+    x = torch.ones(4, 2, dtype=dtype, device=device)
+    assert_like(SCHEDULE.perturb(x, x, 2), (4, 2), dtype, device)
+    assert_like(SCHEDULE.posterior_mean(x, x, 2), (4, 2), dtype, device)
+    assert_like(prior_kl(SCHEDULE, x), (4,), dtype, device)
+    bins = discretised_log_prob(x, x, beta[1])
+    assert_like(bins, (4,), dtype, device)
+
+
+@every_dtype
+def test_bounds_follow_the_points(dtype, device) -> None:
+    path, g = OrnsteinUhlenbeck(), torch.Generator(device).manual_seed(0)
+    mixture = three_gaussians(dtype, device)
+    exact, x = ExactDenoiser(path, mixture), mixture.sample(4, g)
+    wrong = ScoreDenoiser(path, lambda x, t: exact.score(x, t) + 0.1)
+    variances = SCHEDULE.sampler_variance()
+    for over in (GaussHermite(3), MonteCarlo(3, g)):
+        terms = elbo_terms(SCHEDULE, reverse_mean(SCHEDULE, exact), x, variances, over)
+        assert_like(terms.denoising, (4, 5), dtype, device)
+        for value in (terms.elbo, terms.prior, terms.standard_error):
+            assert_like(value, (4,), dtype, device)
+        for rate in (divergence_rate, denoising_rate):
+            for denoiser, start in ((wrong, 0.0), (exact, 0.1)):
+                bound = continuous_elbo(
+                    denoiser, x, standard_log_prob, over, rate, start, times=3
+                )
+                assert_like(bound.elbo, (4,), dtype, device)
+                assert_like(bound.rates, (4, 3), dtype, device)
+                assert_like(bound.standard_error, (4,), dtype, device)
+    assert score_gap(wrong, exact, points=3, times=3) > 0
+    nodes, weights = mixture_nodes(mixture, 3)
+    assert_like(nodes, (27, 2), dtype, device)
+    assert_like(weights, (27,), dtype, device)
+    line = torch.linspace(-6, 6, 101, dtype=dtype, device=device)
+    narrow = ExactDenoiser(path, three_gaussians_1d(dtype, device))
+    mean = reverse_mean(SCHEDULE, narrow)
+    density = model_log_prob(SCHEDULE, mean, variances, line[:3, None], line)
+    assert_like(density, (3,), dtype, device)
+    for denoiser in (exact, wrong):
+        for nu in (None, rademacher(x, g)[None]):
+            value = flow_log_prob(denoiser, x, tolerance=1e-3, probes=nu)
+            assert_like(value, (4,), dtype, device)
+        assert_like(denoiser.gaussian(0.5, 2).log_prob(x), (4,), dtype, device)
+
+
+@every_dtype
+def test_latent_variables_follow_the_points(dtype, device) -> None:
+    g = torch.Generator(device).manual_seed(0)
+    x = torch.ones(4, 2, dtype=dtype, device=device)
+    vae = VAE(hidden=4, depth=1).to(device, dtype)
+    linear = LinearVAE(x[:2, :1], x[0], 0.5)
+    assert_like(linear.log_prob(x), (4,), dtype, device)
+    laws = [(vae, vae.encode(x)), (vae, vae.prior(4))]
+    laws += [(linear, linear.posterior(x)), (linear, linear.prior(4))]
+    for model, q in laws:
+        assert_like(q.mean, (4, 1), dtype, device)
+        for over in (GaussHermite(3), MonteCarlo(3, g)):
+            bound = elbo(model.log_joint, q, x, over)
+            assert_like(bound.value, (4,), dtype, device)
+            assert_like(bound.standard_error, (4,), dtype, device)
+        weighted = importance_log_prob(model.log_joint, q, x, 3, g)
+        assert_like(weighted, (4,), dtype, device)
+
+
 def meta_mixture() -> GaussianMixture:
     return GaussianMixture(
         torch.empty(3, device="meta"),
@@ -353,3 +450,25 @@ def test_no_solver_reads_a_value_back() -> None:
         (milstein, GEOMETRIC),
     ):
         assert_like(last(solver(sde, x, times)), (4, 2), torch.float32, "meta")
+
+
+def test_no_bound_reads_a_value_back() -> None:
+    path, mixture = OrnsteinUhlenbeck(), meta_mixture()
+    x = torch.empty(4, 2, device="meta")
+    exact, variances = ExactDenoiser(path, mixture), SCHEDULE.sampler_variance()
+    mean = reverse_mean(SCHEDULE, exact)
+    for over in (GaussHermite(2), MonteCarlo(2)):
+        terms = elbo_terms(SCHEDULE, mean, x, variances, over)
+        assert_like(terms.elbo, (4,), torch.float32, "meta")
+        for rate in (divergence_rate, denoising_rate):
+            bound = continuous_elbo(
+                exact, x, standard_log_prob, over, rate, 0.1, times=2
+            )
+            assert_like(bound.elbo, (4,), torch.float32, "meta")
+    value = denoising_kl(SCHEDULE, mean, x, x, 2, variances)
+    assert_like(value, (4,), torch.float32, "meta")
+    variance = torch.empty((), device="meta")
+    assert_like(discretised_log_prob(x, x, variance), (4,), torch.float32, "meta")
+    schedule = VarianceSchedule(torch.empty(3, device="meta"))
+    assert_like(schedule.posterior_mean(x, x, 2), (4, 2), torch.float32, "meta")
+    assert_like(schedule.sampler_variance(), (3,), torch.float32, "meta")

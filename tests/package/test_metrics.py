@@ -348,3 +348,21 @@ def test_convergence_order_refuses(
 def test_the_standard_error_of_a_plain_number_is_zero() -> None:
     assert Estimate.of(0.25) == Estimate(0.25, 0.0)
     assert Estimate.of(Estimate(1.0, 0.5)) == Estimate(1.0, 0.5)
+
+
+def test_a_mean_has_the_standard_error_of_its_sample() -> None:
+    values = torch.tensor([1.0, 2.0, 4.0, 9.0], dtype=torch.float64)
+    got = Estimate.mean(values)
+    assert got.value == 4
+    assert got.standard_error == pytest.approx(scipy.stats.sem(values.numpy()))
+
+
+def test_the_standard_error_of_a_mean_is_the_scatter_of_means() -> None:
+    drawn = torch.randn(4000, 25, generator=torch.Generator().manual_seed(6)).double()
+    estimates = [Estimate.mean(2 + 3 * row) for row in drawn]
+    values = torch.tensor([estimate.value for estimate in estimates])
+    stated = torch.tensor([estimate.standard_error**2 for estimate in estimates])
+    assert abs(float(values.mean()) - 2) < 5 * 0.6 / math.sqrt(4000)
+    # s² has relative deviation √(2/24), a variance of 4000 means √(2/3999)
+    assert float(stated.mean()) == pytest.approx(0.36, rel=5 * math.sqrt(2 / 24 / 4000))
+    assert float(values.var()) == pytest.approx(0.36, rel=5 * math.sqrt(2 / 3999))

@@ -110,6 +110,64 @@ def test_hessian_is_the_second_derivative_of_the_log_density(
 
 
 @every(MIXTURES)
+def test_score_and_divergence_are_gradient_and_trace_of_the_hessian(
+    mixture: GaussianMixture,
+) -> None:
+    x = points(mixture, n=6)
+    law = torch_mixture(mixture)
+    score, divergence = mixture.score_and_divergence(x)
+    torch.testing.assert_close(score, gradient(law.log_prob, x), rtol=1e-9, atol=1e-9)
+    trace = hessian(law.log_prob, x).diagonal(dim1=1, dim2=2).sum(1)
+    torch.testing.assert_close(divergence, trace, rtol=1e-8, atol=1e-8)
+
+
+def test_score_and_divergence_of_one_law_per_point() -> None:
+    mixture, x = three_gaussians(), points(three_gaussians(), n=4)
+    alpha, sigma = torch.linspace(0.9, 0.2, 4), torch.linspace(0.3, 0.9, 4)
+    score, divergence = mixture.noised(alpha, sigma).score_and_divergence(x)
+    for i in range(4):
+        alone = mixture.noised(float(alpha[i]), float(sigma[i]))
+        one = alone.score_and_divergence(x[i : i + 1])
+        torch.testing.assert_close(score[i], one[0][0], rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(divergence[i], one[1][0], rtol=1e-6, atol=1e-6)
+
+
+def test_responsibilities_sum_to_one_to_the_last_digit() -> None:
+    mixture = random_mixture(5, 2)
+    x = 30 * torch.randn(2000, 2, generator=torch.Generator().manual_seed(1)).double()
+    r = mixture.responsibilities(x)
+    assert float((r.sum(-1) - 1).abs().max()) < 5e-16
+    assert (r >= 0).all()
+
+
+def test_nearly_singular_covariances_keep_score_and_posterior() -> None:
+    """A line of width 1e-6 in the plane: SciPy and Bayes within it."""
+    thin, c, s = 1e-12, math.cos(0.7), math.sin(0.7)
+    Q = torch.tensor([[c, -s], [s, c]], dtype=torch.float64)
+    C = Q @ torch.diag(torch.tensor([1.0, thin], dtype=torch.float64)) @ Q.mT
+    mixture = GaussianMixture([1.0], [[0.3, -0.2]], C[None])
+    x = torch.tensor([[0.3, -0.2]], dtype=torch.float64) + 1.5 * Q[:, 0]
+    score, divergence = mixture.score_and_divergence(x)
+    assert float(score @ Q[:, 0]) == pytest.approx(-1.5, rel=1e-3)
+    assert float(divergence) == pytest.approx(-1 / thin, rel=1e-3)
+    assert mixture.posterior_mean(x, 0.5, 0.5).isfinite().all()
+    covariance = mixture.posterior_covariance(x, 0.5, 0.5)[0]
+    along = 1 / (1 + 0.5**2 / 0.5**2)
+    assert float(Q[:, 0] @ covariance @ Q[:, 0]) == pytest.approx(along, rel=1e-6)
+    assert 0 < float(Q[:, 1] @ covariance @ Q[:, 1]) < 1e-11
+
+
+def test_no_points_give_no_values() -> None:
+    mixture, none = three_gaussians(), torch.zeros(0, 2, dtype=torch.float64)
+    score, divergence = mixture.score_and_divergence(none)
+    assert score.shape == (0, 2)
+    assert divergence.shape == (0,)
+    assert mixture.log_prob(none).shape == (0,)
+    assert mixture.responsibilities(none).shape == (0, 3)
+    assert mixture.posterior_mean(none, 0.5, 0.5).shape == (0, 2)
+
+
+@every(MIXTURES)
 def test_responsibilities_are_bayes_rule_over_components(
     mixture: GaussianMixture,
 ) -> None:

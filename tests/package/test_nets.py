@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.distributions import MultivariateNormal, Normal
 
-from diffedu.nets import MLP, EnergyMLP, FourierFeatures, TimeEmbedding
+from diffedu.nets import MLP, VAE, EnergyMLP, FourierFeatures, TimeEmbedding
 from tests.package.oracles import gradient, jacobian
 
 EVERY_NET = [MLP, EnergyMLP]
@@ -214,3 +215,88 @@ def test_the_energy_field_trains() -> None:
         error().backward()
         optimizer.step()
     assert float(error().detach()) < 0.05 * first
+
+
+# The variational autoencoder
+
+
+def some_vae(dim: int = 3, latent: int = 2) -> VAE:
+    vae = VAE(dim, latent, hidden=6, depth=2, generator=seeded(4)).double()
+    with torch.no_grad():
+        vae.log_s.fill_(-0.4)
+    return vae
+
+
+def through(layers: nn.ModuleList, h: Tensor) -> Tensor:
+    """Affine maps with x/(1 + e^{−x}) between them."""
+    for k, layer in enumerate(layers):
+        h = h @ layer.weight.mT + layer.bias
+        if k < len(layers) - 1:
+            h = h / (1 + (-h).exp())
+    return h
+
+
+def test_the_joint_density_of_the_autoencoder_is_prior_times_decoder() -> None:
+    vae, x, z = some_vae(), normal(4, 3, seed=1), normal(5, 4, 2, seed=2)
+    decoder = Normal(through(vae.decoder, z), math.exp(-0.4))
+    truth = Normal(0.0, 1.0).log_prob(z).sum(-1) + decoder.log_prob(x).sum(-1)
+    torch.testing.assert_close(vae.log_joint(x, z), truth)
+    torch.testing.assert_close(vae.decode(z), decoder.mean)
+    assert vae.log_joint(x, z).requires_grad
+    prior = vae.prior(4)
+    truth = Normal(0.0, 1.0).log_prob(z).sum(-1)
+    torch.testing.assert_close(prior.log_prob(z), truth)
+
+
+def test_the_encoder_is_a_diagonal_gaussian_per_point() -> None:
+    vae, x = some_vae(), normal(4, 3, seed=1)
+    mean, log_std = through(vae.encoder, x).chunk(2, dim=1)
+    q = vae.encode(x)
+    assert isinstance(q, MultivariateNormal)
+    assert tuple(q.batch_shape) == (4,)
+    torch.testing.assert_close(q.mean, mean)
+    truth = (2 * log_std).exp().diag_embed()
+    torch.testing.assert_close(q.covariance_matrix, truth)
+
+
+def test_the_autoencoder_has_the_layers_it_says() -> None:
+    vae = VAE(3, 2, hidden=6, depth=2, generator=seeded(4))
+    for layers, widths in (
+        (vae.encoder, [3, 6, 6, 4]),
+        (vae.decoder, [2, 6, 6, 3]),
+    ):
+        assert [layer.in_features for layer in layers] == widths[:-1]
+        assert [layer.out_features for layer in layers] == widths[1:]
+        assert not any(layer.bias.any() for layer in layers)
+    # sums of order one come out of inputs of order one
+    wide = VAE(2, 1, hidden=4000, depth=1, generator=seeded(4))
+    weight = wide.decoder[-1].weight.detach()
+    assert float(weight.square().sum(1).mean()) == pytest.approx(1, rel=0.05)
+    again = VAE(3, 2, hidden=6, depth=2, generator=seeded(4))
+    for first, second in zip(vae.parameters(), again.parameters(), strict=True):
+        assert torch.equal(first, second)
+
+
+def test_the_autoencoder_trains_towards_the_likelihood(generator) -> None:
+    """On a line in the plane: −ELBO falls to near the entropy, and stays above it."""
+    vae = VAE(2, 1, hidden=16, depth=1, generator=seeded(4))
+    direction, width = torch.tensor([0.8, 0.6]), 0.2
+    optimizer = torch.optim.Adam(vae.parameters(), 1e-2)
+    g = seeded(5)
+
+    def loss(n: int) -> Tensor:
+        x = torch.randn(n, 1, generator=g) * direction
+        x = x + width * torch.randn(n, 2, generator=g)
+        q = vae.encode(x)
+        eps = torch.randn(1, n, 1, generator=g)
+        z = q.loc + (q.scale_tril @ eps[..., None]).squeeze(-1)
+        return (q.log_prob(z) - vae.log_joint(x, z)).mean()
+
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss(128).backward()
+        optimizer.step()
+    C = torch.outer(direction, direction) + width**2 * torch.eye(2)
+    entropy = float(MultivariateNormal(torch.zeros(2), C).entropy())
+    reached = float(loss(20_000).detach())
+    assert entropy - 0.05 < reached < entropy + 0.15

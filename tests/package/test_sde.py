@@ -15,6 +15,7 @@ import scipy.linalg
 import torch
 from torch import Tensor
 
+from diffedu.losses import gaussian, rademacher
 from diffedu.metrics import Estimate, convergence_order
 from diffedu.mixture import GaussianMixture, three_gaussians, three_gaussians_1d
 from diffedu.path import (
@@ -843,6 +844,91 @@ def test_likelihood_uses_the_prior_it_is_given() -> None:
     got = log_likelihood(flow, x, (0.0, 1.0), lambda y: prior.log_prob(y).sum(1))
     truth = prior.log_prob(math.exp(-1) * x).sum(1) - 2
     torch.testing.assert_close(got, truth, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["dopri5", "dopri8"])
+def test_either_adaptive_method_gives_the_likelihood(method: str) -> None:
+    mixture, path = three_gaussians(), OrnsteinUhlenbeck(horizon=1.0)
+    x = torch.randn(5, 2, generator=seeded(), dtype=torch.float64)
+    flow, prior = probability_flow(mixture, path)
+    got = log_likelihood(flow, x, (0.0, 1.0), prior, method, tolerance=1e-8)
+    truth = noised(mixture, 1.0, 0.0).log_prob(x)
+    torch.testing.assert_close(got, truth, rtol=0, atol=1e-6)
+
+
+def test_a_stated_divergence_takes_the_place_of_differentiation() -> None:
+    """x' = −x, stated with the divergence of another field to see that it is read."""
+
+    def stated(x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        return -x, torch.full_like(x[:, 0], 3.0) * t
+
+    flow = SDE(lambda x, t: -x, drift_and_divergence=stated)
+    x = torch.tensor([[0.5, -1.0], [2.0, 0.0]], dtype=torch.float64)
+
+    def prior(y: Tensor) -> Tensor:
+        return y.sum(1)
+
+    got = log_likelihood(flow, x, (0.0, 2.0), prior)
+    # ∫₀² 3t dt = 6
+    truth = math.exp(-2) * x.sum(1) + 6
+    torch.testing.assert_close(got, truth, rtol=1e-6, atol=1e-6)
+    # probes look at the drift itself, whose slope along any ν is −‖ν‖²
+    nu = torch.tensor([[[1.0, 2.0], [0.5, 0.0]]], dtype=torch.float64)
+    got = log_likelihood(flow, x, (0.0, 2.0), prior, probes=nu)
+    truth = math.exp(-2) * x.sum(1) - 2 * nu[0].square().sum(1)
+    torch.testing.assert_close(got, truth, rtol=1e-6, atol=1e-6)
+
+
+A_0 = torch.tensor([[-0.6, 0.9, 0.1], [-0.2, 0.4, -0.5], [0.7, 0.3, -0.3]]).double()
+A_1 = torch.tensor([[0.2, -0.4, 0.8], [0.6, -0.5, 0.3], [0.1, -0.9, 0.4]]).double()
+
+
+def turning() -> tuple[SDE, Tensor]:
+    """x' = (A_0 + t A_1) x, and the symmetric part of ∫₀¹ A dt."""
+    flow = SDE(lambda x, t: x @ (A_0 + t * A_1).mT)
+    whole = A_0 + 0.5 * A_1
+    return flow, 0.5 * (whole + whole.mT)
+
+
+def test_probes_see_the_integrated_jacobian_of_a_linear_flow() -> None:
+    """∫νᵀA(t)ν dt = νᵀSν, averaged over the probes of each point."""
+    flow, S = turning()
+    x = torch.randn(4, 3, generator=seeded(1), dtype=torch.float64)
+    nu = torch.randn(2, 4, 3, generator=seeded(2), dtype=torch.float64)
+    got = log_likelihood(flow, x, (0.0, 1.0), lambda y: 0 * y[:, 0], probes=nu)
+    truth = torch.einsum("mni,ij,mnj->mn", nu, S, nu).mean(0)
+    torch.testing.assert_close(got, truth, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("m", [1, 3])
+@pytest.mark.parametrize("directions", [rademacher, gaussian])
+def test_the_variance_of_probes_is_its_formula(directions, m: int, generator) -> None:
+    """2 Σ_{i≠j} S_ij² for ±1 and 2 ‖S‖_F² for normal directions, over m."""
+    flow, S = turning()
+    n = 6000
+    x = torch.ones(n, 3, dtype=torch.float64)
+    nu = torch.stack([directions(x, generator) for _ in range(m)])
+    got = log_likelihood(
+        flow, x, (0.0, 1.0), lambda y: 0 * y[:, 0], tolerance=1e-5, probes=nu
+    )
+    assert_mean(got, S.trace(), allowance=1e-4)
+    square = S.square().sum()
+    if directions is rademacher:
+        square = square - S.diagonal().square().sum()
+    assert_mean((got - S.trace()) ** 2, 2 * square / m, allowance=1e-4)
+
+
+def test_a_flow_that_does_not_depend_on_x_keeps_the_density() -> None:
+    """x' = sin t moves everything alike: log p_0(x) = log prior(x + 1 − cos T)."""
+    flow = SDE(lambda x, t: torch.ones(x.shape, dtype=x.dtype) * t.sin())
+    x = torch.tensor([[0.5], [2.0]], dtype=torch.float64)
+    prior = torch.distributions.Laplace(0.3, 0.7)
+    truth = prior.log_prob(x + 1 - math.cos(1.5)).sum(1)
+    for probes in (None, torch.ones(1, 2, 1).double()):
+        got = log_likelihood(
+            flow, x, (0.0, 1.5), lambda y: prior.log_prob(y).sum(1), probes=probes
+        )
+        torch.testing.assert_close(got, truth, rtol=1e-6, atol=1e-6)
 
 
 def test_solvers_refuse_a_last_time_at_which_the_coefficients_are_never_asked() -> None:
