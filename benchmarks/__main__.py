@@ -9,12 +9,13 @@ from collections.abc import Callable, Iterator
 
 import torch
 
-from benchmarks import fokker_planck, training
+from benchmarks import fokker_planck, likelihood, training
 from benchmarks.report import page, write
 
 TOPICS: dict[str, Callable[[], Iterator[str]]] = {
     "fokker_planck": fokker_planck.run,
     "training": training.run,
+    "likelihood": likelihood.run,
 }
 """What is measured, in the order of the page; each yields Markdown, part by part."""
 

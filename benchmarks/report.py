@@ -9,7 +9,17 @@ from pathlib import Path
 
 RESULTS = Path(__file__).with_name("RESULTS.md")
 COMMAND = "make bench"
-PACKAGES = ("torch", "numpy", "scipy", "numba", "py-pde", "fipy", "azula")
+PACKAGES = (
+    "torch",
+    "torchdiffeq",
+    "numpy",
+    "scipy",
+    "numba",
+    "py-pde",
+    "fipy",
+    "azula",
+    "zuko",
+)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

@@ -766,13 +766,18 @@ def flow_log_prob(
     denoiser: Denoiser,
     x: Points,
     prior_log_prob: Callable[[Tensor], Tensor] | None = None,
-    tolerance: float = 1e-5,
+    tolerance: float = 1e-6,
     probes: Float[Tensor, "m n d"] | None = None,
     start: float = 0.0,
     end: float | None = None,
     method: str = "dopri5",
 ) -> Values:
     """log p_start(x) of the probability flow: `log_likelihood` along `angle_flow`.
+
+    Measured on 1,000 points each of six mixtures in the plane with their exact score
+    (benchmarks/likelihood.py): by default 130 evaluations and a root mean square error
+    of 1e-6 to 2e-5 nats; at tolerance 1e-5, 90 and 3e-5 to 5e-4; at 1e-7, 190 and below
+    1e-6. Ten points in the thousand carry most of the squared error.
 
     Args:
         denoiser: exact or learned; a network needs start > 0.
