@@ -13,35 +13,54 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
             "self.means - self.mean[..., None, :]",
             "self.means + self.mean[..., None, :]",
         ),
-        ("return between + torch", "return between - torch"),
+        (
+            'return between + torch.einsum("...k,...kij->...ij", w,',
+            'return between - torch.einsum("...k,...kij->...ij", w,',
+        ),
+        (
+            'return between + torch.einsum("...k,...kij->...ij", weights,',
+            'return between - torch.einsum("...k,...kij->...ij", weights,',
+        ),
         (
             '"...k,...ki,...kj->...ij", w, m, m)',
             '"...k,...ki,...kj->...ij", w**2, m, m)',
         ),
         ("(Q * Lam[..., None, :]) @ Q.mT", "(Q * Lam[..., None, :]) @ Q"),
         ("(Q * Lam[..., None, :])", "(Q * Lam[..., :, None])"),
+        ("return _rotate(Q.transpose(1, 2), points", "return _rotate(Q, points"),
         (
-            "y = _rotate(Q.mT, x[..., None, :] - self.means)",
-            "y = _rotate(Q, x[..., None, :] - self.means)",
+            "points - self._last(self.means, shape)",
+            "points + self._last(self.means, shape)",
         ),
         (
-            "y = _rotate(Q.mT, x[..., None, :] - self.means)",
-            "y = _rotate(Q.mT, x[..., None, :] + self.means)",
+            "log_det = self._spectrum[0].log().sum(-1) + self.dim",
+            "log_det = self._spectrum[0].log().sum(-1) - self.dim",
         ),
-        ("Lam.log().sum(-1) + self.dim", "Lam.log().sum(-1) - self.dim"),
         ("math.log(2 * math.pi)", "math.log(math.pi)"),
-        ("log_normal = -0.5 * (", "log_normal = -1.0 * ("),
-        ("y, precise_y) + log_det)", "y, precise_y) - log_det)"),
+        ("self.weights.log() - 0.5 * log_det", "self.weights.log() + 0.5 * log_det"),
+        ("self.weights.log() - 0.5 * log_det", "self.weights - 0.5 * log_det"),
+        ("self.weights.log() - 0.5 * log_det", "self.weights.log() - log_det"),
+        (
+            "return log_scale - 0.5 * (y * precise_y)",
+            "return log_scale - (y * precise_y)",
+        ),
+        (
+            "return log_scale - 0.5 * (y * precise_y)",
+            "return log_scale + 0.5 * (y * precise_y)",
+        ),
         ("precise_y = y / Lam", "precise_y = y * Lam"),
         ("precise_y = y / Lam", "precise_y = y / Lam.sqrt()"),
-        ("return self.weights.log() + log_normal", "return self.weights + log_normal"),
-        ("-_rotate(Q, precise_y)", "_rotate(Q, precise_y)"),
-        ("-_rotate(Q, precise_y)", "-_rotate(Q.mT, precise_y)"),
+        ("_rotate(-Q, precise_y)", "_rotate(Q, precise_y)"),
+        ("_rotate(-Q, precise_y)", "_rotate(-Q.transpose(1, 2), precise_y)"),
         (
-            "return _average(log_joint.softmax(-1), scores)",
-            "return _average(log_joint.exp(), scores)",
+            "(_normalised(log_joint)[:, None] * scores).sum(0)",
+            "(log_joint.exp()[:, None] * scores).sum(0)",
         ),
-        ("return log_joint.softmax(-1)\n", "return log_joint.exp()\n"),
+        (
+            "r = (log_joint - log_joint.amax(0)).exp()\n    return r / r.sum(0)",
+            "r = (log_joint - log_joint.amax(0)).exp()\n    return r",
+        ),
+        ("r = (log_joint - log_joint.amax(0)).exp()", "r = log_joint.exp()"),
         ("centred = scores - _average", "centred = scores + _average"),
         (
             "precisions = (Q / Lam[..., None, :]) @ Q.mT",
@@ -53,51 +72,72 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
         ),
         ("return spread - torch", "return spread + torch"),
         ('->...ij", r, centred, centred)', '->...ij", r, scores, scores)'),
-        ('"...ij,...j->...i", Q, v)', '"...ji,...j->...i", Q, v)'),
+        (
+            "spread = (scores - score).square().sum(1)",
+            "spread = (scores + score).square().sum(1)",
+        ),
+        (
+            "spread = (scores - score).square().sum(1)",
+            "spread = scores.square().sum(1)",
+        ),
+        (
+            "trace = self._last((1 / self._spectrum[0])",
+            "trace = self._last((self._spectrum[0])",
+        ),
+        ("divergence = (r * (spread - trace))", "divergence = (r * (spread + trace))"),
+        (
+            "divergence = (r * (spread - trace))",
+            "divergence = (r * (2 * spread - trace))",
+        ),
         ("chosen(Lam, K, d).sqrt() * z", "chosen(Lam, K, d) * z"),
+        ("x = chosen(self.means, K, d) + (", "x = chosen(self.means, K, d) - 2 * ("),
+        ("(chosen(Q, K, d, d) @ y", "(chosen(Q, K, d, d).mT @ y"),
         (
-            "chosen(self.means, K, d) + _rotate(",
-            "chosen(self.means, K, d) - 2 * _rotate(",
-        ),
-        ("chosen(Q, K, d, d), chosen(Lam", "chosen(Q, K, d, d).mT, chosen(Lam"),
-        (
-            "noised = alpha[..., None] ** 2 * Lam + sigma[..., None] ** 2",
-            "noised = alpha[..., None] * Lam + sigma[..., None] ** 2",
+            "noised = alpha[..., None].square() * Lam + sigma",
+            "noised = alpha[..., None] * Lam + sigma",
         ),
         (
-            "noised = alpha[..., None] ** 2 * Lam + sigma[..., None] ** 2",
-            "noised = alpha[..., None] ** 2 * Lam + sigma[..., None]",
+            "noised = alpha[..., None].square() * Lam + sigma[..., None].square()",
+            "noised = alpha[..., None].square() * Lam + sigma[..., None]",
         ),
         (
-            "noised = alpha[..., None] ** 2 * Lam + sigma[..., None] ** 2",
-            "noised = alpha[..., None] ** 2 * Lam - sigma[..., None] ** 2",
+            "noised = alpha[..., None].square() * Lam + sigma",
+            "noised = alpha[..., None].square() * Lam - sigma",
         ),
         (
             "(alpha[..., None] * self.means).expand",
             "(self.means + 0 * alpha[..., None]).expand",
         ),
         (
-            "weights = self.noised(alpha, sigma).responsibilities(x_t)",
-            "weights = self.noised(sigma, alpha).responsibilities(x_t)",
+            "noised = self.noised(alpha, sigma)\n",
+            "noised = self.noised(sigma, alpha)\n",
         ),
         (
-            "noised = alpha**2 * Lam + sigma**2\n        gain",
-            "noised = alpha**2 * Lam + sigma\n        gain",
-        ),
-        ("gain = alpha * Lam / noised", "gain = Lam / noised"),
-        ("gain = alpha * Lam / noised", "gain = sigma * Lam / noised"),
-        ("residual = _rotate(Q.mT, x_t", "residual = _rotate(Q, x_t"),
-        ("x_t[..., None, :] - alpha * self.means", "x_t[..., None, :] - self.means"),
-        (
-            "means = self.means + _rotate(Q, gain",
-            "means = self.means - _rotate(Q, gain",
+            "y / noised._last(noised_Lam, shape), shape)",
+            "y * noised._last(noised_Lam, shape), shape)",
         ),
         (
-            "means = self.means + _rotate(Q, gain",
-            "means = self.means + _rotate(Q.mT, gain",
+            "gain = noised._last(alpha * Lam / noised_Lam",
+            "gain = noised._last(Lam / noised_Lam",
         ),
-        ("(Lam * sigma**2 / noised)", "(Lam * sigma / noised)"),
-        ("(Lam * sigma**2 / noised)", "(Lam * alpha**2 / noised)"),
+        (
+            "gain = noised._last(alpha * Lam / noised_Lam",
+            "gain = noised._last(sigma * Lam / noised_Lam",
+        ),
+        (
+            "gain = noised._last(alpha * Lam / noised_Lam",
+            "gain = noised._last(alpha / noised_Lam",
+        ),
+        (
+            "moved = _rotate(noised._last(Q, shape), gain * y)",
+            "moved = _rotate(noised._last(Q.mT, shape), gain * y)",
+        ),
+        ("means = self.means + moved", "means = self.means - moved"),
+        ("Lam * sigma**2 / noised_Lam", "Lam * sigma / noised_Lam"),
+        ("Lam * sigma**2 / noised_Lam", "Lam * alpha**2 / noised_Lam"),
+        ("return Q[..., 0] @ v", "return Q[..., 0].mT @ v"),
+        ("return (Q * v[:, None]).sum(2)", "return (Q * v[:, None]).sum(1)"),
+        ("return (Q * v[:, None]).sum(2)", "return (Q * v[:, :, None]).sum(2)"),
         ("angle = 2 * math.pi * torch.arange(n", "angle = math.pi * torch.arange(n"),
     ],
     "path": [
@@ -188,18 +228,6 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
             "self.beta_min + self.time(t) * self.beta_max",
         ),
         (
-            "return -0.5 * (self.beta_min * t + 0.5 *",
-            "return -0.5 * (self.beta_min * t +",
-        ),
-        (
-            "return -0.5 * (self.beta_min * t + 0.5 *",
-            "return -1.0 * (self.beta_min * t + 0.5 *",
-        ),
-        (
-            "(self.beta_max - self.beta_min) * t**2)",
-            "(self.beta_max - self.beta_min) * t)",
-        ),
-        (
             "return -torch.expm1(2 * self.log_alpha(t))",
             "return -torch.expm1(self.log_alpha(t))",
         ),
@@ -250,7 +278,6 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
             "torch.log1p(2 * self.beta * scaled) / (2 * self.beta)",
             "torch.log1p(self.beta * scaled) / (2 * self.beta)",
         ),
-        ("integral = torch.log1p(ratio**2)", "integral = torch.log1p(ratio)"),
         ("self.beta_min**2 + 2 * slope", "self.beta_min**2 + slope"),
         (
             "time = 2 * integral / (self.beta_min + root)",
@@ -263,6 +290,20 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
             "torch.log1p(ratio / self.sigma_min)",
         ),
         ("return 1 / (1 + 1 / ratio)", "return 1 / (1 + ratio)"),
+        (
+            "return -0.5 * t * (self.beta_min + 0.5 *",
+            "return -0.5 * t * (self.beta_min +",
+        ),
+        (
+            "return -0.5 * t * (self.beta_min + 0.5 *",
+            "return -1.0 * t * (self.beta_min + 0.5 *",
+        ),
+        ("+ 0.5 * (self.beta_max - self.beta_min) * t)", "+ 0.5 * self.beta_max * t)"),
+        (
+            "+ 0.5 * (self.beta_max - self.beta_min) * t)",
+            "+ 0.5 * (self.beta_max - self.beta_min))",
+        ),
+        ("integral = ratio.square().log1p()", "integral = ratio.log1p()"),
     ],
     "sde": [
         ("return torch.zeros_like(x)\n", "return dw\n"),
@@ -312,14 +353,8 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
         ("w[order.to(w.device)]", "w"),
         ("z[0] = 0.0", "z[-1] = 0.0"),
         ("(steps.abs().sqrt()[:", "(steps.abs()[:"),
-        (
-            "x_s = x + sde.drift(x, t) * (s - t)",
-            "x_s = x + sde.drift(x, t) * (t - s)",
-        ),
-        (
-            "x_s = x + sde.drift(x, t) * (s - t)",
-            "x_s = x + sde.drift(x, s) * (s - t)",
-        ),
+        ("x_s = x + sde.drift(x, t) * (s - t)", "x_s = x + sde.drift(x, t) * (t - s)"),
+        ("x_s = x + sde.drift(x, t) * (s - t)", "x_s = x + sde.drift(x, s) * (s - t)"),
         (
             "x_s = x + sde.drift(x, t) * (s - t)",
             "x_s = x + sde.drift(x, t) * (s - t).abs()",
@@ -375,14 +410,31 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
         ("0.5 * (noise + noise_next)", "noise"),
         ("(s - t).abs().sqrt() * z", "(s - t).abs() * z"),
         (
-            "torch.autograd.grad(velocity[:, i].sum(), x, retain_graph=True)[0][:, i]",
-            "torch.autograd.grad(velocity[:, i].sum(), x, retain_graph=True)[0][:, 0]",
-        ),
-        (
             "return prior_log_prob(path[-1]) + change[-1]",
             "return prior_log_prob(path[-1]) - change[-1]",
         ),
         ("return prior_log_prob(path[-1])", "return prior_log_prob(path[0])"),
+        (
+            "return prior_log_prob(path[-1]) + change[-1]",
+            "return prior_log_prob(path[-1]) + 2 * change[-1]",
+        ),
+        ("times = times[[0, -1]]", "times = times[[0, 1]]"),
+        (
+            "if probes is not None:\n            return with_slope",
+            "if False:\n            return with_slope",
+        ),
+        ("if flow.drift_and_divergence is not None:", "if False:"),
+        (
+            "return flow.drift_and_divergence(state[0], t)",
+            "return flow.drift_and_divergence(state[0], 1 - t)",
+        ),
+        ('adaptive = method != "rk4"', 'adaptive = method == "dopri5"'),
+        ("t = t.clamp(times[0], times[-1])", "t = t.clamp(times[0], 0.5 * times[-1])"),
+        (
+            "or probes.shape[1:] != x.shape or not len(probes)",
+            "or probes.shape[1:] != x.shape",
+        ),
+        ("or probes.shape[1:] != x.shape or not len(probes)", "or not len(probes)"),
     ],
     "fokker_planck": [
         ("leggauss(4)", "leggauss(3)"),
@@ -570,6 +622,38 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
         ("float(x_0.var(0).mean().sqrt())", "float(x_0.var(0).mean())"),
         ("target, x_0.mean(0), spread", "target, x_0.mean(), spread"),
         ("return self.net(u.to(like), c).to(u)", "return self.net(u.to(like), c)"),
+        (
+            "return with_divergence(lambda x: self.score(x, t), x_t)",
+            "return with_divergence(lambda x: self.eps(x, t), x_t)",
+        ),
+        ("return self.path.marginal(data, t)", "return data"),
+        (
+            "return self.path.marginal(self.mixture, t).score_and_divergence(x_t)",
+            "return self.mixture.score_and_divergence(x_t)",
+        ),
+        (
+            "signal = x_t + expand(variance, x_t)",
+            "signal = x_t - expand(variance, x_t)",
+        ),
+        (
+            "signal = x_t + expand(variance, x_t)",
+            "signal = x_t + expand(variance.sqrt(), x_t)",
+        ),
+        ("return signal / expand(alpha, x_t)", "return signal * expand(alpha, x_t)"),
+        (
+            "return -expand(self.path.sigma(t), x_t) * self.field",
+            "return expand(self.path.sigma(t), x_t) * self.field",
+        ),
+        (
+            "return -expand(self.path.sigma(t), x_t) * self.field",
+            "return -expand(self.path.variance(t), x_t) * self.field",
+        ),
+        ("return mean, scale**2 * torch.eye(d)", "return mean, scale * torch.eye(d)"),
+        ("return _isotropic(0.0, 1.0, d)", "return _isotropic(1.0, 1.0, d)"),
+        (
+            "return self.mixture.mean, self.mixture.covariance",
+            "return self.mixture.means[0], self.mixture.covariance",
+        ),
     ],
     "nets": [
         ("B = scale * torch.randn", "B = torch.randn"),
@@ -579,16 +663,44 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
         ("return torch.cat([c, super().forward(c)]", "return torch.cat([c, c]"),
         ("FourierFeatures(dim, features, scale", "FourierFeatures(dim, features, 1.0"),
         ("TimeEmbedding(features, 1.0", "TimeEmbedding(features, scale"),
-        ("math.sqrt(3 / layer", "math.sqrt(1 / layer"),
-        ("math.sqrt(3 / layer", "(3 / layer"),
         ("uniform_(layer.weight, -bound, bound", "uniform_(layer.weight, 0, bound"),
-        ("nn.init.zeros_(layers[-1].weight)", "nn.init.ones_(layers[-1].weight)"),
-        ('nn.Linear(a, b, device="meta")', "nn.Linear(a, b)"),
         ("nn.functional.silu(layer(h))", "nn.functional.relu(layer(h))"),
         ("[u, self.space(u), self.time(c)]", "[self.space(u), u, self.time(c)]"),
         ("return torch.autograd.grad(E, u", "return -torch.autograd.grad(E, u"),
         ("u = u if u.requires_grad else u.detach()", "u = u.detach()"),
         ("create_graph=differentiable", "create_graph=False"),
+        ("math.sqrt(3 / inputs)", "math.sqrt(1 / inputs)"),
+        ("math.sqrt(3 / inputs)", "(3 / inputs)"),
+        ("nn.init.zeros_(last.weight)", "nn.init.ones_(last.weight)"),
+        ('nn.Linear(inputs, outputs, device="meta")', "nn.Linear(inputs, outputs)"),
+        (
+            "residual = (x - self.decode(z)) / self.log_s.exp()",
+            "residual = (x + self.decode(z)) / self.log_s.exp()",
+        ),
+        (
+            "residual = (x - self.decode(z)) / self.log_s.exp()",
+            "residual = (x - self.decode(z)) * self.log_s.exp()",
+        ),
+        ("square = z.square().sum(-1) + residual", "square = residual"),
+        (
+            "constant = self.dim * (self.log_s + 0.5 * log_2pi)",
+            "constant = self.dim * (0.5 * log_2pi)",
+        ),
+        (
+            "constant = self.dim * (self.log_s + 0.5 * log_2pi)",
+            "constant = self.dim * (self.log_s + log_2pi)",
+        ),
+        ("+ 0.5 * self.latent * log_2pi", "+ 0.5 * self.dim * log_2pi"),
+        ("return -0.5 * square - constant", "return -square - constant"),
+        ("return -0.5 * square - constant", "return -0.5 * square + constant"),
+        (
+            "scale_tril=log_std.exp().diag_embed()",
+            "scale_tril=(2 * log_std).exp().diag_embed()",
+        ),
+        (
+            "mean, log_std = _through(self.encoder, x)",
+            "log_std, mean = _through(self.encoder, x)",
+        ),
     ],
     "losses": [
         (
@@ -894,6 +1006,18 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
             "float(values.sum()), float(values.std()",
         ),
         ("values.std() / math.sqrt(repeats)", "values.std() / repeats"),
+        (
+            "error = values.std() / math.sqrt(len(values))",
+            "error = values.std() / len(values)",
+        ),
+        (
+            "error = values.std() / math.sqrt(len(values))",
+            "error = values.var() / math.sqrt(len(values))",
+        ),
+        (
+            "cls(float(values.mean()), float(error))",
+            "cls(float(values.sum()), float(error))",
+        ),
     ],
     "check": [
         ("holds &= number > above", "holds &= number >= above"),
@@ -907,5 +1031,415 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
         ("torch.atan2(Q[1, 0], Q[0, 0])", "torch.atan2(Q[0, 0], Q[1, 0])"),
         ("v / length.sqrt(), v)", "v / length, v)"),
         ("states.movedim(1, 0)", "states.flip(0).movedim(1, 0)"),
+    ],
+    "ddpm": [
+        ("torch.linspace(first, last, T", "torch.linspace(first, last, T + 1"),
+        ("(t + offset) / (1 + offset)", "(t + offset)"),
+        ("(0.5 * math.pi * (t + offset)", "(math.pi * (t + offset)"),
+        (".cos().square()\n", ".cos()\n"),
+        ("(1 - alpha_bar[1:] / alpha_bar[:-1])", "(alpha_bar[1:] / alpha_bar[:-1])"),
+        (".clamp(max=0.999)", ".clamp(max=1.0)"),
+        (
+            "beta[1:] = variance.diff() / alpha[:-1] ** 2",
+            "beta[1:] = variance.diff() / alpha[1:] ** 2",
+        ),
+        (
+            "beta[1:] = variance.diff() / alpha[:-1] ** 2",
+            "beta[1:] = variance.diff() / alpha[:-1]",
+        ),
+        ("return cls(beta.clamp(max=1.0))", "return cls(beta.clamp(max=0.999))"),
+        (
+            "time_tensor(times, (0.0, path.t_max)).double()",
+            "time_tensor(times, (0.0, path.t_max))",
+        ),
+        ("return self._log_alpha_bar.exp()", "return (2 * self._log_alpha_bar).exp()"),
+        (
+            "return 0 - torch.expm1(self._log_alpha_bar)",
+            "return 1 - self._log_alpha_bar.exp()",
+        ),
+        ("torch.log1p(-self.beta).cumsum(0)", "torch.log1p(-self.beta)"),
+        ("torch.log1p(-self.beta)", "-torch.log1p(self.beta)"),
+        (
+            "ratio = self.noise_variance[:-1] / self.noise_variance[1:]",
+            "ratio = self.alpha_bar[:-1] / self.alpha_bar[1:]",
+        ),
+        (
+            "ratio = self.noise_variance[:-1] / self.noise_variance[1:]",
+            "ratio = self.noise_variance[1:] / self.noise_variance[1:]",
+        ),
+        (
+            "beta_tilde[1:] = ratio * self.beta[1:]",
+            "beta_tilde[1:] = ratio * self.beta[:-1]",
+        ),
+        (
+            "beta_tilde[1:] = ratio * self.beta[1:]",
+            "beta_tilde[1:] = ratio**2 * self.beta[1:]",
+        ),
+        ("variance = self.beta_tilde.clone()", "variance = self.beta_tilde"),
+        ("variance[1] = self.beta[1]", "pass"),
+        (
+            "variance[1] = self.beta[1]",
+            "variance[1] = self.beta[2] if self.T > 1 else self.beta[1]",
+        ),
+        (
+            "alpha = self.alpha_bar[t].sqrt().to(x_0)\n        return",
+            "alpha = self.alpha_bar[t].to(x_0)\n        return",
+        ),
+        (
+            "self.noise_variance[t].sqrt().to(x_0) * eps",
+            "self.noise_variance[t].to(x_0) * eps",
+        ),
+        (
+            "of_x_0 = alpha_bar[t - 1].sqrt() * beta[t] / noise[t]",
+            "of_x_0 = alpha_bar[t].sqrt() * beta[t] / noise[t]",
+        ),
+        (
+            "of_x_0 = alpha_bar[t - 1].sqrt() * beta[t] / noise[t]",
+            "of_x_0 = alpha_bar[t - 1].sqrt() * beta[t - 1] / noise[t]",
+        ),
+        (
+            "of_x_0 = alpha_bar[t - 1].sqrt() * beta[t] / noise[t]",
+            "of_x_0 = alpha_bar[t - 1] * beta[t] / noise[t]",
+        ),
+        (
+            "of_x_t = (1 - beta[t]).sqrt() * noise[t - 1] / noise[t]",
+            "of_x_t = (1 - beta[t]) * noise[t - 1] / noise[t]",
+        ),
+        (
+            "of_x_t = (1 - beta[t]).sqrt() * noise[t - 1] / noise[t]",
+            "of_x_t = (1 - beta[t]).sqrt() * noise[t] / noise[t - 1]",
+        ),
+        ("of_x_0.to(x_t) * x_0 + of_x_t", "of_x_0.to(x_t) * x_0 - of_x_t"),
+        ("ratio = variance_q / variance_p", "ratio = variance_p / variance_q"),
+        (
+            "spread = 0.5 * d * (ratio - 1 - ratio.log())",
+            "spread = 0.5 * (ratio - 1 - ratio.log())",
+        ),
+        (
+            "spread = 0.5 * d * (ratio - 1 - ratio.log())",
+            "spread = 0.5 * d * (ratio - 1 + ratio.log())",
+        ),
+        (
+            "spread = 0.5 * d * (ratio - 1 - ratio.log())",
+            "spread = 0.0 * d * (ratio - 1 - ratio.log())",
+        ),
+        (
+            "spread = 0.5 * d * (ratio - 1 - ratio.log())",
+            "spread = d * (ratio - 1 - ratio.log())",
+        ),
+        ("/ (2 * variance_p) + spread", "/ (2 * variance_q) + spread"),
+        ("/ (2 * variance_p) + spread", "/ variance_p + spread"),
+        (
+            "0.5 * d * torch.log(2 * math.pi * variance)",
+            "0.5 * torch.log(2 * math.pi * variance)",
+        ),
+        (
+            "0.5 * d * torch.log(2 * math.pi * variance)",
+            "0.5 * d * torch.log(math.pi * variance)",
+        ),
+        ("/ (2 * variance) - log_normaliser", "/ (2 * variance) + log_normaliser"),
+        ("/ (2 * variance) - log_normaliser", "/ variance - log_normaliser"),
+        ("half = 0.5 * (high - low) / (bins - 1)", "half = 0.5 * (high - low) / bins"),
+        ("half = 0.5 * (high - low) / (bins - 1)", "half = (high - low) / (bins - 1)"),
+        ("std = variance.sqrt()", "std = variance"),
+        ("-infinity, (x - half - mean)", "-infinity, (x + half - mean)"),
+        (
+            "torch.where(x <= low + half, -infinity,",
+            "torch.where(x < low - half, -infinity,",
+        ),
+        (
+            "torch.where(x >= high - half, infinity,",
+            "torch.where(x > high + half, infinity,",
+        ),
+        ("torch.where(left > 0, -right, left)", "torch.where(left > 0, left, left)"),
+        ("torch.where(left > 0, -left, right)", "torch.where(left > 0, right, right)"),
+        ("(log_right + torch.log1p(", "(log_left + torch.log1p("),
+        (
+            "torch.log1p(-(log_left - log_right).exp())",
+            "torch.log1p((log_left - log_right).exp())",
+        ),
+        (
+            "mean = schedule.alpha_bar[-1].sqrt()",
+            "mean = schedule.alpha_bar[-2].sqrt()",
+        ),
+        (
+            "variance = schedule.noise_variance[-1].to(x_0)",
+            "variance = schedule.noise_variance[-2].to(x_0)",
+        ),
+        (
+            "return gaussian_kl(mean, variance, torch.zeros_like(mean), one)",
+            "return gaussian_kl(torch.zeros_like(mean), one, mean, variance)",
+        ),
+        (
+            "posterior = schedule.posterior_mean(x_t, x_0, t)",
+            "posterior = schedule.posterior_mean(x_0, x_t, t)",
+        ),
+        ("schedule.beta_tilde[t].to(x_0)", "schedule.beta[t].to(x_0)"),
+        ("mean(x_t, t),", "mean(x_t, t - 1),"),
+        ("varsigma_squared[t].to(x_0)", "varsigma_squared[t - 1].to(x_0)"),
+        ("x_1 = schedule.perturb(x_0, eps, 1)", "x_1 = schedule.perturb(x_0, eps, 0)"),
+        (
+            "decoder(x_0, mean(x_1, 1), variance)",
+            "decoder(x_0, mean(x_1, 0), variance)",
+        ),
+        (
+            "decoder(x_0, mean(x_1, 1), variance)",
+            "decoder(x_0, mean(x_1, 1), variance.sqrt())",
+        ),
+        (
+            "decoder(x_0, mean(x_1, 1), variance)",
+            "decoder(x_1, mean(x_1, 1), variance)",
+        ),
+        ("if t > self.T:", "if False:"),
+    ],
+    "bounds": [
+        ("weight = weight / weight.sum()", "weight = weight / weight.sum() ** 2"),
+        (
+            "torch.cartesian_prod(*d * [node])",
+            "torch.cartesian_prod(*d * [2**0.5 * node])",
+        ),
+        ("rows = max(1, CHUNK // n)", "rows = 1"),
+        ("shape = (min(rows, over.draws - start), n, d)", "shape = (rows, n, d)"),
+        ("mean = mean + (weight * value).sum(0)", "mean = mean + value.mean(0)"),
+        ("square = square + (weight * value**2)", "square = square + (weight * value)"),
+        (
+            "(square - mean**2).clamp(min=0) / (over.draws - 1)",
+            "square / (over.draws - 1)",
+        ),
+        (
+            "(square - mean**2).clamp(min=0) / (over.draws - 1)",
+            "(square - mean**2).clamp(min=0)",
+        ),
+        (
+            "x = mixture.means[:, None] + nodes @ root.mT",
+            "x = mixture.means[:, None] + nodes @ root",
+        ),
+        (
+            "(mixture.weights[:, None] * weights)",
+            "(0 * mixture.weights[:, None] + weights / 3)",
+        ),
+        (
+            "value = log_joint(x, z) - q.log_prob(z)",
+            "value = log_joint(x, z) + q.log_prob(z)",
+        ),
+        ("value = log_joint(x, z) - q.log_prob(z)", "value = log_joint(x, z)"),
+        ("value.std(0) / math.sqrt(len(value))", "value.std(0) / len(value)"),
+        (
+            "return q.loc + (q.scale_tril @ eps",
+            "return q.loc - 2 * (q.scale_tril @ eps",
+        ),
+        ("(q.scale_tril @ eps[..., None])", "(q.scale_tril.mT @ eps[..., None])"),
+        ("log_ratio = log_joint(x, z) - q.log_prob(z)", "log_ratio = log_joint(x, z)"),
+        ("log_ratio.logsumexp(0) - math.log(draws)", "log_ratio.logsumexp(0)"),
+        ("log_ratio.logsumexp(0) - math.log(draws)", "log_ratio.mean(0)"),
+        (
+            "return standard_log_prob(z) + gaussian",
+            "return -standard_log_prob(z) + gaussian",
+        ),
+        ("x, z @ self.W.mT + self.b", "x, z @ self.W.mT - self.b"),
+        (
+            "covariance = self.W @ self.W.mT + self._variance",
+            "covariance = self.W @ self.W.mT - self._variance",
+        ),
+        (
+            "covariance = self.W @ self.W.mT + self._variance * identity",
+            "covariance = self.W @ self.W.mT + self.sigma * identity",
+        ),
+        ("M = self.W.mT @ self.W + self._variance", "M = self.W.mT @ self.W + 1"),
+        ("self.W.mT @ (x - self.b).mT", "self.W.mT @ (x + self.b).mT"),
+        (
+            "covariance = self._variance * torch.linalg.inv(M)",
+            "covariance = torch.linalg.inv(M)",
+        ),
+        ("torch.tensor(self.sigma**2, dtype", "torch.tensor(self.sigma, dtype"),
+        (
+            "return self.reconstruction - self.denoising.sum(1) - self.prior",
+            "return self.reconstruction - self.denoising.sum(1)",
+        ),
+        (
+            "return self.reconstruction - self.denoising.sum(1) - self.prior",
+            "return self.reconstruction + self.denoising.sum(1) - self.prior",
+        ),
+        (
+            "ratios = (schedule.noise_variance / schedule.alpha_bar).sqrt()",
+            "ratios = schedule.noise_variance / schedule.alpha_bar",
+        ),
+        ("time = path.time_at(ratios[t])", "time = path.time_at(ratios[t - 1])"),
+        (
+            "scale = (path.alpha(time) ** 2 + path.variance(time)).sqrt()",
+            "scale = (path.alpha(time) ** 2 + path.variance(time))",
+        ),
+        ("denoiser.x0(scale * x_t, time), t)", "denoiser.x0(x_t, time), t)"),
+        (
+            "denoiser.x0(scale * x_t, time), t)",
+            "denoiser.x0(scale * x_t, time), max(t - 1, 1))",
+        ),
+        ("for t in range(2, schedule.T + 1):", "for t in range(2, schedule.T):"),
+        ("for t in range(2, schedule.T + 1):", "for t in range(3, schedule.T + 1):"),
+        (
+            "return denoising_kl(schedule, mean, x, eps, t, varsigma_squared)",
+            "return 2 * denoising_kl(schedule, mean, x, eps, t, varsigma_squared)",
+        ),
+        (
+            "variance = variance + added\n    return ElboTerms",
+            "variance = added\n    return ElboTerms",
+        ),
+        (
+            "prior_kl(schedule, x_0), variance.sqrt())",
+            "prior_kl(schedule, x_0), variance)",
+        ),
+        (
+            "for t in range(schedule.T, 0, -1):",
+            "for t in range(schedule.T - 1, 0, -1):",
+        ),
+        (
+            "target[:, None], mean(points, t), varsigma_squared[t]",
+            "target[:, None], mean(points, t), varsigma_squared[t - 1]",
+        ),
+        (
+            "target[:, None], mean(points, t), varsigma_squared[t]",
+            "target[:, None], mean(points, 1), varsigma_squared[t]",
+        ),
+        (
+            "density = log_kernel.exp() @ density * step",
+            "density = log_kernel.exp() @ density",
+        ),
+        ("(identity + law.hessian(x))", "(identity - law.hessian(x))"),
+        ("total[k] = 0.25 * path.g(time) ** 4", "total[k] = 0.5 * path.g(time) ** 4"),
+        ("total[k] = 0.25 * path.g(time) ** 4", "total[k] = 0.25 * path.g(time) ** 2"),
+        ("return path.t_max * float", "return float"),
+        (
+            "(0.5 * score.square().sum(-1) + divergence)",
+            "(score.square().sum(-1) + divergence)",
+        ),
+        (
+            "(0.5 * score.square().sum(-1) + divergence)",
+            "(0.5 * score.square().sum(-1) + 2 * divergence)",
+        ),
+        (
+            "+ divergence)\n    return rate - x_0.shape[1]",
+            "+ divergence)\n    return rate + x_0.shape[1]",
+        ),
+        (
+            "+ divergence)\n    return rate - x_0.shape[1]",
+            "+ divergence)\n    return rate - 1",
+        ),
+        (
+            "rate = path.g(t) ** 2 * (0.5 * score.square().sum(-1) + divergence)",
+            "rate = path.g(t) * (0.5 * score.square().sum(-1) + divergence)",
+        ),
+        (
+            "cross = (score * eps).sum(-1) / expand(path.sigma(t), x_0)",
+            "cross = (score * eps).sum(-1) / expand(path.variance(t), x_0)",
+        ),
+        (
+            "(0.5 * score.square().sum(-1) + cross)",
+            "(0.5 * score.square().sum(-1) - cross)",
+        ),
+        (
+            "(0.5 * score.square().sum(-1) + cross)",
+            "(0.5 * score.square().sum(-1) + 0.5 * cross)",
+        ),
+        ("+ cross)\n    return rate - x_0.shape[1]", "+ cross)\n    return rate - 1"),
+        (
+            "return self.prior - self.rates @ self.weights + self.reconstruction",
+            "return self.prior + self.rates @ self.weights + self.reconstruction",
+        ),
+        (
+            "return self.prior - self.rates @ self.weights + self.reconstruction",
+            "return self.prior - self.rates @ self.weights - self.reconstruction",
+        ),
+        ("u = 0.5 * (1 + node)", "u = 1 + node"),
+        (
+            "return start + length * u**2, length * u * weight",
+            "return start + length * u**2, length * weight",
+        ),
+        (
+            "return start + length * u**2, length * u * weight",
+            "return length * u**2, length * u * weight",
+        ),
+        (
+            "return prior_log_prob(path.perturb(x, eps, end.to(x)))",
+            "return prior_log_prob(path.perturb(x, eps, 0.9 * end.to(x)))",
+        ),
+        (
+            "variance = variance + weight**2 * added",
+            "variance = variance + weight * added",
+        ),
+        ("if start > 0:\n        first, added", "if False:\n        first, added"),
+        ("variance = variance + added\n    return Cont", "return Cont"),
+        (
+            "decoded = gaussian_log_prob(x, x_0, variance / path.alpha(s) ** 2)",
+            "decoded = gaussian_log_prob(x, x_0, variance)",
+        ),
+        (
+            "encoded = gaussian_log_prob(path.sigma(s) * eps,",
+            "encoded = gaussian_log_prob(eps,",
+        ),
+        ("return (decoded - encoded).detach()", "return (decoded + encoded).detach()"),
+        ("total[k] = 0.5 * path.g(time) ** 2", "total[k] = path.g(time) ** 2"),
+        ("total[k] = 0.5 * path.g(time) ** 2", "total[k] = 0.5 * path.g(time)"),
+        (
+            "denoiser.score(x_t, time) - law.score(x_t)",
+            "denoiser.score(x_t, time) + law.score(x_t)",
+        ),
+        (
+            "t = path.time_at(s.to(theta) * theta.tan())",
+            "t = path.time_at(theta.tan())",
+        ),
+        (
+            "rho = torch.sqrt((alpha * s.to(theta)).square() + path.variance(t))",
+            "rho = torch.sqrt(alpha**2 + path.variance(t))",
+        ),
+        (
+            "return alpha * mean.to(y) + rho * y, t, rho",
+            "return mean.to(y) + rho * y, t, rho",
+        ),
+        (
+            "return -theta.tan() * (y + rho * denoiser.score(x, t))",
+            "return -theta.tan() * (y - rho * denoiser.score(x, t))",
+        ),
+        (
+            "return -theta.tan() * (y + rho * denoiser.score(x, t))",
+            "return theta.tan() * (y + rho * denoiser.score(x, t))",
+        ),
+        ("-tan * (y + rho * score)", "-tan * (y + rho**2 * score)"),
+        ("-tan * (d + rho.square() * divergence)", "-tan * (d + rho * divergence)"),
+        ("-tan * (d + rho.square() * divergence)", "-tan * (1 + rho**2 * divergence)"),
+        (
+            "torch.atan2(path.sigma(t), path.alpha(t) * s.double())",
+            "torch.atan2(path.sigma(t), path.alpha(t))",
+        ),
+        (
+            "return log_prior(shift_end + rho_end * y) + d *",
+            "return log_prior(shift_end + rho_end * y) - d *",
+        ),
+        (
+            "return log_prior(shift_end + rho_end * y) + d *",
+            "return log_prior(shift_end + rho_end * y) +",
+        ),
+        ("log_prior(shift_end + rho_end * y)", "log_prior(shift_end + y)"),
+        ("shift, rho = scaling(start)", "shift, rho = scaling(end)"),
+        ("y = (x - shift) / rho", "y = x / rho"),
+        ("denoiser.gaussian(end, d)", "denoiser.gaussian(start, d)"),
+        (
+            "log_likelihood(flow, y, flow.domain, prior, method, tolerance, probes)",
+            "log_likelihood(flow, y, flow.domain, prior, method, tolerance)",
+        ),
+    ],
+    "_autodiff": [
+        ("torch.stack(diagonal).sum(0)", "torch.stack(diagonal).mean(0)"),
+        ("e.expand_as(x))[:, i] for i, e", "e.expand_as(x))[:, 0] for i, e"),
+        ("torch.stack(slopes).mean(0)", "torch.stack(slopes).sum(0)"),
+        ("(_pulled_back(value, x, v) * v)", "(_pulled_back(value, x, v))"),
+        ("(_pulled_back(value, x, v) * v)", "(_pulled_back(value, x, v) * v.abs())"),
+        (
+            "return value.detach(), torch.stack(diagonal)",
+            "return value, torch.stack(diagonal)",
+        ),
+        (
+            "return value.detach(), torch.stack(slopes)",
+            "return value, torch.stack(slopes)",
+        ),
     ],
 }

@@ -389,7 +389,7 @@ def test_bounds_follow_the_points(dtype, device) -> None:
         for nu in (None, rademacher(x, g)[None]):
             value = flow_log_prob(denoiser, x, tolerance=1e-3, probes=nu)
             assert_like(value, (4,), dtype, device)
-        assert_like(denoiser.gaussian(0.5, 2).log_prob(x), (4,), dtype, device)
+    assert_like(exact.gaussian(0.5, 2).log_prob(x), (4,), dtype, device)
 
 
 @every_dtype
