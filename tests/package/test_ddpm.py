@@ -98,7 +98,8 @@ def test_the_noise_of_tiny_steps_keeps_its_digits() -> None:
         for t, b in enumerate(beta):
             left *= 1 - mpmath.mpf(b)
             truth = float(1 - left)
-            assert float(schedule.noise_variance[t]) == pytest.approx(truth, rel=1e-14)
+            got = float(schedule.noise_variance[t])
+            assert got == pytest.approx(truth, rel=1e-14, abs=0)
 
 
 def test_perturbed_points_have_the_mean_and_the_noise_of_the_marginal() -> None:
@@ -108,6 +109,14 @@ def test_perturbed_points_have_the_mean_and_the_noise_of_the_marginal() -> None:
         truth = a[t] * x_0 + B[t].norm() * eps
         torch.testing.assert_close(UNEVEN.perturb(x_0, eps, t), truth)
     assert torch.equal(UNEVEN.perturb(x_0, eps, 0), x_0)
+
+
+def test_there_are_no_steps_past_the_last() -> None:
+    x = normal(3, 2)
+    for use in (UNEVEN.perturb, UNEVEN.posterior_mean):
+        use(x, x, 4)
+        with pytest.raises(ValueError, match="t must be a step up to T = 4, got 5"):
+            use(x, x, 5)
 
 
 def test_the_linear_schedule_has_the_numbers_of_its_paper() -> None:
@@ -172,11 +181,11 @@ def test_the_first_step_of_a_path_keeps_its_digits() -> None:
     times = torch.tensor([0.0, 1e-9, 1.0], dtype=torch.float64)
     schedule = VarianceSchedule.from_path(OrnsteinUhlenbeck(), times)
     truth = -math.expm1(-2e-9)
-    assert float(schedule.beta[1]) == pytest.approx(truth, rel=1e-14)
+    assert float(schedule.beta[1]) == pytest.approx(truth, rel=1e-14, abs=0)
     # float32 times are read as the numbers that they are
     single = VarianceSchedule.from_path(OrnsteinUhlenbeck(), times.float())
     assert single.beta.dtype == torch.float64
-    assert float(single.beta[1]) == pytest.approx(truth, rel=1e-6)
+    assert float(single.beta[1]) == pytest.approx(truth, rel=1e-6, abs=0)
 
 
 def test_a_chain_may_end_without_signal() -> None:

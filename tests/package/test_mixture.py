@@ -1,5 +1,6 @@
 """The mixture against quadrature, torch.distributions, SciPy and Bayes on a lattice."""
 
+import itertools
 import math
 
 import numpy as np
@@ -155,6 +156,42 @@ def test_nearly_singular_covariances_keep_score_and_posterior() -> None:
     along = 1 / (1 + 0.5**2 / 0.5**2)
     assert float(Q[:, 0] @ covariance @ Q[:, 0]) == pytest.approx(along, rel=1e-6)
     assert 0 < float(Q[:, 1] @ covariance @ Q[:, 1]) < 1e-11
+
+
+@pytest.mark.parametrize("shape", [(), (4,), (3, 4), (1, 4)])
+def test_points_may_lie_along_any_number_of_axes(shape: tuple[int, ...]) -> None:
+    """Every function of a point is the same, point by point, with one law or many."""
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn(*shape, 2, generator=generator, dtype=torch.float64)
+    mixture = random_mixture(3, 2)
+    laws = [mixture]
+    if shape:
+        alpha, sigma = torch.linspace(0.9, 0.2, 4), torch.linspace(0.3, 0.9, 4)
+        laws.append(mixture.noised(alpha, sigma))
+    for law in laws:
+        for name in (
+            "log_prob",
+            "score",
+            "hessian",
+            "responsibilities",
+            "score_and_divergence",
+        ):
+            got = getattr(law, name)(x)
+            got = got if isinstance(got, tuple) else (got,)
+            for index in itertools.product(*map(range, shape)):
+                alone = law
+                if law.batch_shape:
+                    k = index[-1]
+                    alone = mixture.noised(float(alpha[k]), float(sigma[k]))
+                truth = getattr(alone, name)(x[index][None])
+                truth = truth if isinstance(truth, tuple) else (truth,)
+                for a, b in zip(got, truth, strict=True):
+                    torch.testing.assert_close(a[index], b[0], rtol=1e-6, atol=1e-6)
+    for moment in (mixture.posterior_mean, mixture.posterior_covariance):
+        got = moment(x, 0.6, 0.5)
+        for index in itertools.product(*map(range, shape)):
+            truth = moment(x[index][None], 0.6, 0.5)[0]
+            torch.testing.assert_close(got[index], truth)
 
 
 def test_no_points_give_no_values() -> None:
