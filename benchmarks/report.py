@@ -37,7 +37,7 @@ def duration(seconds: float) -> str:
 
 def error(value: float) -> str:
     """Two digits, in powers of ten."""
-    return f"{value:.1e}".replace("e-0", "e-")
+    return f"{value:.1e}".replace("e-0", "e-").replace("e+00", "")
 
 
 def times(ratio: float) -> str:
