@@ -10,6 +10,7 @@ standard error. All numbers are in nats.
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -67,11 +68,17 @@ class GaussHermite:
 
     def nodes(self, d: int) -> tuple[Float[Tensor, "m d"], Float[Tensor, "m"]]:
         """Nodes and weights, float64; the weights sum to 1."""
-        node, weight = (torch.from_numpy(z) for z in hermegauss(self.points))
-        weight = weight / weight.sum()
+        node, weight = _hermite(self.points)
         nodes = torch.cartesian_prod(*d * [node]).reshape(-1, d)
         weights = torch.cartesian_prod(*d * [weight]).reshape(-1, d).prod(1)
         return nodes, weights
+
+
+@cache
+def _hermite(points: int) -> tuple[Tensor, Tensor]:
+    """Nodes and weights of E f(z), z ~ N(0, 1)."""
+    node, weight = (torch.from_numpy(z) for z in hermegauss(points))
+    return node, weight / weight.sum()
 
 
 @dataclass(frozen=True, eq=False)

@@ -1193,7 +1193,7 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
         ("if t > self.T:", "if False:"),
     ],
     "bounds": [
-        ("weight = weight / weight.sum()", "weight = weight / weight.sum() ** 2"),
+        ("node, weight / weight.sum()", "node, weight / weight.sum() ** 2"),
         (
             "torch.cartesian_prod(*d * [node])",
             "torch.cartesian_prod(*d * [2**0.5 * node])",
