@@ -428,7 +428,7 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
             "return flow.drift_and_divergence(state[0], t)",
             "return flow.drift_and_divergence(state[0], 1 - t)",
         ),
-        ('adaptive = method != "rk4"', 'adaptive = method == "dopri5"'),
+        ('adaptive = method != "rk4"', "adaptive = True"),
         ("t = t.clamp(times[0], times[-1])", "t = t.clamp(times[0], 0.5 * times[-1])"),
         (
             "or probes.shape[1:] != x.shape or not len(probes)",

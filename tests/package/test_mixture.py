@@ -158,6 +158,20 @@ def test_nearly_singular_covariances_keep_score_and_posterior() -> None:
     assert 0 < float(Q[:, 1] @ covariance @ Q[:, 1]) < 1e-11
 
 
+@pytest.mark.parametrize("dim", [1, 2, 5])
+def test_noised_and_posterior_covariances_by_matrix_algebra(dim: int) -> None:
+    """α²Σ + σ²I and (Σ⁻¹ + α²/σ² I)⁻¹, without an eigenvector."""
+    mixture, alpha, sigma = random_mixture(3, dim), 0.6, 0.5
+    identity, C = torch.eye(dim).double(), mixture.covariances
+    noised = alpha**2 * C + sigma**2 * identity
+    torch.testing.assert_close(mixture.noised(alpha, sigma).covariances, noised)
+    precision = torch.linalg.inv(C) + alpha**2 / sigma**2 * identity
+    posterior = mixture.posterior(torch.zeros(1, dim).double(), alpha, sigma)
+    torch.testing.assert_close(posterior.covariances[0], torch.linalg.inv(precision))
+    single = mixture.to(torch.float32).covariances
+    torch.testing.assert_close(single.double(), C, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("shape", [(), (4,), (3, 4), (1, 4)])
 def test_points_may_lie_along_any_number_of_axes(shape: tuple[int, ...]) -> None:
     """Every function of a point is the same, point by point, with one law or many."""

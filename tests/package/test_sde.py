@@ -856,6 +856,24 @@ def test_either_adaptive_method_gives_the_likelihood(method: str) -> None:
     torch.testing.assert_close(got, truth, rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["dopri5", "dopri8"])
+def test_an_adaptive_method_goes_from_the_first_time_to_the_last(method: str) -> None:
+    """x' = −x, with times between that nothing depends on."""
+    flow, x = SDE(lambda x, t: -x), torch.tensor([[0.5, -1.0]], dtype=torch.float64)
+    got = log_likelihood(flow, x, (0.0, 0.3, 1.1), lambda y: y.sum(1), method)
+    truth = math.exp(-1.1) * x.sum(1) - 2 * 1.1
+    torch.testing.assert_close(got, truth, rtol=1e-6, atol=1e-6)
+
+
+def test_probes_have_an_axis_of_their_own_and_one_direction_per_point(
+    no_shape_checks,
+) -> None:
+    flow, x = SDE(lambda x, t: -x), torch.ones(3, 2).double()
+    for nu in (x, x[None, :2], x[None, :, :1], x[None][:0]):
+        with pytest.raises(ValueError, match=r"probes must have shape \(m, 3, 2\)"):
+            log_likelihood(flow, x, (0.0, 1.0), lambda y: y.sum(1), probes=nu)
+
+
 def test_a_stated_divergence_takes_the_place_of_differentiation() -> None:
     """x' = −x, stated with the divergence of another field to see that it is read."""
 
