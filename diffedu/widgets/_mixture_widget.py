@@ -99,16 +99,22 @@ class MixtureWidget(Widget):
         return f"{self.mixture.n_components} components, {self.path}"
 
 
-def _parameters(mixture: GaussianMixture) -> dict:
+def require_mixture(mixture: GaussianMixture, dim: int) -> None:
+    """Raise ValueError unless it is one mixture, on the line or in the plane."""
     if not isinstance(mixture, GaussianMixture):
         raise ValueError(
             f"mixture must be a GaussianMixture, got {type(mixture).__name__}"
         )
-    if mixture.batch_shape or mixture.dim != 2:
+    if mixture.batch_shape or mixture.dim != dim:
+        where = "on the line" if dim == 1 else "in the plane"
         shape = tuple(mixture.means.shape)
         raise ValueError(
-            f"mixture must be one mixture in the plane, got means of shape {shape}"
+            f"mixture must be one mixture {where}, got means of shape {shape}"
         )
+
+
+def _parameters(mixture: GaussianMixture) -> dict:
+    require_mixture(mixture, dim=2)
     return {
         "weights": mixture.weights,
         "means": mixture.means,

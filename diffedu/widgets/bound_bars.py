@@ -21,7 +21,7 @@ from diffedu.mixture import GaussianMixture, three_gaussians_1d
 from diffedu.path import Cosine, GaussianPath, Time, VariancePreserving, time_grid
 from diffedu.widgets._base import Array, OneOf, Real, StateError, Text, Whole, Widget
 from diffedu.widgets._bundle import bundle_module, stylesheet
-from diffedu.widgets._mixture_widget import ROUNDING, Path
+from diffedu.widgets._mixture_widget import ROUNDING, Path, require_mixture
 from diffedu.widgets._picture import COMPONENTS, DENSITY, FAINT, Chart, Picture
 
 MOST_COMPONENTS = 6
@@ -401,15 +401,7 @@ def latest_end(path: GaussianPath) -> float:
 
 
 def _parameters(mixture: GaussianMixture) -> dict:
-    if not isinstance(mixture, GaussianMixture):
-        raise ValueError(
-            f"mixture must be a GaussianMixture, got {type(mixture).__name__}"
-        )
-    if mixture.batch_shape or mixture.dim != 1:
-        shape = tuple(mixture.means.shape)
-        raise ValueError(
-            f"mixture must be one mixture on the line, got means of shape {shape}"
-        )
+    require_mixture(mixture, dim=1)
     return {
         "weights": mixture.weights,
         "means": mixture.means[:, 0],
