@@ -520,7 +520,8 @@ def model_and_data() -> tuple[GaussianMixture, GaussianMixture]:
 def averaged_over_data(values, points: int = 160) -> float:
     data, _ = model_and_data()
     x = lattice(data, points)
-    return float((noised(data, 1.0, 0.0).log_prob(x).exp() * values(x)).sum()) * cell(x)
+    density = noised(data, 1.0, 0.0).log_prob(x).exp()
+    return float((density * values(x).detach()).sum()) * cell(x)
 
 
 def test_the_score_of_exp_f_over_z_is_plus_the_gradient_of_f() -> None:
