@@ -399,6 +399,8 @@ def elbo_terms(
 
     At every x_0, a lower bound on log p_θ(x_0). On average over the data also one on
     the negative entropy E log p_0, which it misses by the KL between the two chains.
+    Gradients reach a network behind `mean`; under `torch.no_grad()` its graph, T times
+    that of a batch, is not kept.
 
     Args:
         schedule: the chain q.
