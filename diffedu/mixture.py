@@ -239,6 +239,7 @@ class GaussianMixture:
         K, d = self.n_components, self.dim
         Lam, Q = self._spectrum
         weights = self.weights.expand(*self.batch_shape, K).reshape(-1, K)
+        weights = weights.contiguous()  # draws must not depend on the layout in memory
         k = torch.multinomial(weights, n, replacement=True, generator=generator)
         batch = torch.arange(len(k), device=k.device)[:, None]
 

@@ -464,9 +464,9 @@ class BoundBars extends Widget {
     this.figure.invalidate();
   }
 
-  /** The nearest place in the view of p₀. */
+  /** The nearest place in the view of p₀, which is open between a release and a frame. */
   inside(x) {
-    const half = Math.min(this.view, FARTHEST);
+    const half = Math.min(this.view ?? FARTHEST, FARTHEST);
     return Math.max(-half, Math.min(half, x));
   }
 
