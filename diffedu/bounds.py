@@ -198,30 +198,31 @@ def elbo(log_joint: LogJoint, q: Distribution, x: Points, over: Over) -> Bound:
     """
     require_points("x", x)
     _require_latent_law(q, x)
-    if isinstance(q, MultivariateNormal):
-        eps, weight = _whole(q.loc, over)
-        z = _located(q, eps)
-    elif isinstance(over, MonteCarlo):
-        z, weight = q.sample(torch.Size([over.draws])), 1 / over.draws
-    else:
+    if isinstance(over, MonteCarlo):
+        z = _draws(q, over.draws, over.generator)
+        value = log_joint(x, z) - q.log_prob(z)
+        return Bound(value.mean(0), value.std(0) / math.sqrt(over.draws))
+    if not isinstance(q, MultivariateNormal):
         raise ValueError(
             "q must be a MultivariateNormal for quadrature, got "
             f"{type(q).__name__}: use MonteCarlo"
         )
-    value = log_joint(x, z) - q.log_prob(z)
-    mean = (weight * value).sum(0)
-    if isinstance(over, GaussHermite):
-        return Bound(mean, torch.zeros_like(mean))
-    return Bound(mean, value.std(0) / math.sqrt(len(value)))
+    nodes, weights = (part.to(q.loc) for part in over.nodes(q.loc.shape[1]))
+    z = _located(q, nodes[:, None].expand(-1, *q.loc.shape))
+    value = (weights[:, None] * (log_joint(x, z) - q.log_prob(z))).sum(0)
+    return Bound(value, torch.zeros_like(value))
 
 
-def _whole(x: Points, over: Over) -> tuple[Tensor, Tensor | float]:
-    """All of ε, (m, n, k), and the weights."""
-    chunks = list(_normal_nodes(x, over))
-    eps = torch.cat([eps for eps, _ in chunks])
-    if isinstance(over, MonteCarlo):
-        return eps, 1 / over.draws
-    return eps, torch.cat([torch.as_tensor(weight) for _, weight in chunks])
+def _draws(q: Distribution, draws: int, generator: torch.Generator | None) -> Tensor:
+    """z ~ q, shape (draws, n, k), by z = μ + L ε where q is Gaussian.
+
+    Other laws draw from torch's own generator, without a gradient.
+    """
+    if not isinstance(q, MultivariateNormal):
+        return q.sample(torch.Size([draws]))
+    like = {"dtype": q.loc.dtype, "device": q.loc.device}
+    eps = torch.randn((draws, *q.loc.shape), generator=generator, **like)
+    return _located(q, eps)
 
 
 def _located(q: MultivariateNormal, eps: Float[Tensor, "m n k"]) -> Tensor:
@@ -263,12 +264,7 @@ def importance_log_prob(
     require_points("x", x)
     require_count("draws", draws)
     _require_latent_law(q, x)
-    if isinstance(q, MultivariateNormal):
-        shape = (draws, *q.loc.shape)
-        eps = torch.randn(shape, generator=generator, dtype=x.dtype, device=x.device)
-        z = _located(q, eps)
-    else:
-        z = q.sample(torch.Size([draws]))
+    z = _draws(q, draws, generator)
     log_ratio = log_joint(x, z) - q.log_prob(z)
     return log_ratio.logsumexp(0) - math.log(draws)
 
@@ -514,15 +510,31 @@ def first_order_gap(
     Raises:
         ValueError: a count is < 1.
     """
-    t, weights = time_nodes(path, 0.0, times)
     identity = torch.eye(mixture.dim).to(mixture.means)
-    total = torch.zeros_like(t)
-    for k, time in enumerate(t):
+
+    def excess(x_t: Points, law: GaussianMixture, time: Tensor) -> Values:
+        square = (identity + law.hessian(x_t)).square().sum((-2, -1))
+        return 0.25 * path.g(time) ** 4 * square
+
+    return path.t_max * _over_time(path, mixture, excess, points, 0.0, times)
+
+
+def _over_time(
+    path: GaussianPath,
+    mixture: GaussianMixture,
+    integrand: Callable[[Tensor, GaussianMixture, Tensor], Tensor],
+    points: int,
+    start: float,
+    times: int,
+) -> float:
+    """∫ E integrand(x_t, p_t, t) dt from start to t_max, x_t ~ p_t, by quadrature."""
+    t, weights = time_nodes(path, start, times)
+    means = torch.zeros_like(t)
+    for k, time in enumerate(t.to(mixture.means)):
         law = path.marginal(mixture, time)
-        x, weight = mixture_nodes(law, points)
-        square = (identity + law.hessian(x)).square().sum((-2, -1))
-        total[k] = 0.25 * path.g(time) ** 4 * (weight * square).sum()
-    return path.t_max * float((weights * total).sum())
+        x_t, weight = mixture_nodes(law, points)
+        means[k] = (weight * integrand(x_t, law, time).detach()).sum()
+    return float((weights * means).sum())
 
 
 # Continuous time
@@ -710,17 +722,46 @@ def score_gap(
     Source: Song, Durkan, Murray and Ermon 2021, theorem 1.
     """
     path = exact.path
-    t, weights = time_nodes(path, start, times)
-    total = torch.zeros_like(t)
-    for k, time in enumerate(t.to(exact.mixture.means)):
-        law = path.marginal(exact.mixture, time)
-        x_t, weight = mixture_nodes(law, points)
+
+    def loss(x_t: Points, law: GaussianMixture, time: Tensor) -> Values:
         error = (denoiser.score(x_t, time) - law.score(x_t)).square().sum(-1)
-        total[k] = 0.5 * path.g(time) ** 2 * (weight * error.detach()).sum()
-    return float((weights * total).sum())
+        return 0.5 * path.g(time) ** 2 * error
+
+    return _over_time(path, exact.mixture, loss, points, start, times)
 
 
 # The probability flow, whose likelihood is exact
+
+
+@dataclass(frozen=True, eq=False)
+class _Standard:
+    """y = (x − α m)/ρ with ρ² = α²s² + σ²: mean 0 and variance 1 at every time."""
+
+    path: GaussianPath
+    mean: Float[Tensor, "d"]
+    scale: Float[Tensor, ""]
+
+    @classmethod
+    def of(cls, denoiser: Denoiser, d: int) -> "_Standard":
+        """With the mean and the standard deviation that the denoiser knows."""
+        mean, covariance = denoiser.moments(d)
+        return cls(denoiser.path, mean, covariance.diagonal().mean().sqrt())
+
+    def at(self, t: float | Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+        """α m and ρ, in the dtype and on the device of `like`."""
+        alpha = self.path.alpha(t)
+        scaled = alpha * self.scale.to(alpha)
+        rho = torch.sqrt(scaled.square() + self.path.variance(t))
+        return alpha.to(like) * self.mean.to(like), rho.to(like)
+
+    def time(self, theta: Tensor) -> Tensor:
+        """The time at which tan θ = σ/(α s)."""
+        return self.path.time_at(self.scale.to(theta) * theta.tan())
+
+    def angle(self, t: float) -> float:
+        """θ at a time."""
+        scaled = self.path.alpha(t) * self.scale.double()
+        return float(torch.atan2(self.path.sigma(t), scaled))
 
 
 def angle_flow(denoiser: Denoiser, d: int, start: float, end: float) -> SDE:
@@ -744,15 +785,13 @@ def angle_flow(denoiser: Denoiser, d: int, start: float, end: float) -> SDE:
         )
     if not path.alpha(end) > 0:
         raise ValueError(f"end must be a time with signal, got alpha = 0 at {end:g}")
-    mean, covariance = denoiser.moments(d)
-    s = covariance.diagonal().mean().sqrt()
+    standard = _Standard.of(denoiser, d)
 
     def original(y: Tensor, theta: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """x, t and ρ."""
-        t = path.time_at(s.to(theta) * theta.tan())
-        alpha = path.alpha(t)
-        rho = torch.sqrt((alpha * s.to(theta)).square() + path.variance(t))
-        return alpha * mean.to(y) + rho * y, t, rho
+        t = standard.time(theta)
+        shift, rho = standard.at(t, y)
+        return shift + rho * y, t, rho
 
     def drift(y: Tensor, theta: Tensor) -> Tensor:
         x, t, rho = original(y, theta)
@@ -764,10 +803,7 @@ def angle_flow(denoiser: Denoiser, d: int, start: float, end: float) -> SDE:
         tan = theta.tan()
         return -tan * (y + rho * score), -tan * (d + rho.square() * divergence)
 
-    def angle(t: float) -> float:
-        return float(torch.atan2(path.sigma(t), path.alpha(t) * s.double()))
-
-    domain = (angle(start), angle(end))
+    domain = (standard.angle(start), standard.angle(end))
     return SDE(drift, None, domain, drift_and_divergence=drift_and_divergence)
 
 
@@ -803,20 +839,11 @@ def flow_log_prob(
     """
     require_points("x", x)
     d = x.shape[1]
-    path = denoiser.path
-    end = path.t_max if end is None else end
+    end = denoiser.path.t_max if end is None else end
     flow = angle_flow(denoiser, d, start, end)
-    mean, covariance = denoiser.moments(d)
-    s = covariance.diagonal().mean().sqrt()
-
-    def scaling(t: float) -> tuple[Tensor, Tensor]:
-        """α m and ρ."""
-        alpha = path.alpha(t)
-        rho = torch.sqrt((alpha * s) ** 2 + path.variance(t))
-        return (alpha * mean).to(x), rho.to(x)
-
-    shift, rho = scaling(start)
-    shift_end, rho_end = scaling(end)
+    standard = _Standard.of(denoiser, d)
+    shift, rho = standard.at(start, x)
+    shift_end, rho_end = standard.at(end, x)
     log_prior = (
         prior_log_prob or denoiser.gaussian(end, d).to(x.dtype, x.device).log_prob
     )

@@ -1223,7 +1223,11 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
             "value = log_joint(x, z) + q.log_prob(z)",
         ),
         ("value = log_joint(x, z) - q.log_prob(z)", "value = log_joint(x, z)"),
-        ("value.std(0) / math.sqrt(len(value))", "value.std(0) / len(value)"),
+        (
+            "weights[:, None] * (log_joint(x, z) - q.log_prob(z))",
+            "weights[:, None] * log_joint(x, z)",
+        ),
+        ("value.std(0) / math.sqrt(over.draws)", "value.std(0) / len(value)"),
         (
             "return q.loc + (q.scale_tril @ eps",
             "return q.loc - 2 * (q.scale_tril @ eps",
@@ -1304,10 +1308,10 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
             "density = log_kernel.exp() @ density * step",
             "density = log_kernel.exp() @ density",
         ),
-        ("(identity + law.hessian(x))", "(identity - law.hessian(x))"),
-        ("total[k] = 0.25 * path.g(time) ** 4", "total[k] = 0.5 * path.g(time) ** 4"),
-        ("total[k] = 0.25 * path.g(time) ** 4", "total[k] = 0.25 * path.g(time) ** 2"),
-        ("return path.t_max * float", "return float"),
+        ("(identity + law.hessian(x_t))", "(identity - law.hessian(x_t))"),
+        ("return 0.25 * path.g(time) ** 4", "return 0.5 * path.g(time) ** 4"),
+        ("return 0.25 * path.g(time) ** 4", "return 0.25 * path.g(time) ** 2"),
+        ("return path.t_max * _over_time", "return _over_time"),
         (
             "(0.5 * score.square().sum(-1) + divergence)",
             "(score.square().sum(-1) + divergence)",
@@ -1377,23 +1381,23 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
             "encoded = gaussian_log_prob(eps,",
         ),
         ("return (decoded - encoded).detach()", "return (decoded + encoded).detach()"),
-        ("total[k] = 0.5 * path.g(time) ** 2", "total[k] = path.g(time) ** 2"),
-        ("total[k] = 0.5 * path.g(time) ** 2", "total[k] = 0.5 * path.g(time)"),
+        ("return 0.5 * path.g(time) ** 2", "return path.g(time) ** 2"),
+        ("return 0.5 * path.g(time) ** 2", "return 0.5 * path.g(time)"),
         (
             "denoiser.score(x_t, time) - law.score(x_t)",
             "denoiser.score(x_t, time) + law.score(x_t)",
         ),
         (
-            "t = path.time_at(s.to(theta) * theta.tan())",
-            "t = path.time_at(theta.tan())",
+            "self.path.time_at(self.scale.to(theta) * theta.tan())",
+            "self.path.time_at(theta.tan())",
         ),
         (
-            "rho = torch.sqrt((alpha * s.to(theta)).square() + path.variance(t))",
-            "rho = torch.sqrt(alpha**2 + path.variance(t))",
+            "scaled = alpha * self.scale.to(alpha)",
+            "scaled = alpha",
         ),
         (
-            "return alpha * mean.to(y) + rho * y, t, rho",
-            "return mean.to(y) + rho * y, t, rho",
+            "return alpha.to(like) * self.mean.to(like)",
+            "return self.mean.to(like)",
         ),
         (
             "return -theta.tan() * (y + rho * denoiser.score(x, t))",
@@ -1407,8 +1411,8 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
         ("-tan * (d + rho.square() * divergence)", "-tan * (d + rho * divergence)"),
         ("-tan * (d + rho.square() * divergence)", "-tan * (1 + rho**2 * divergence)"),
         (
-            "torch.atan2(path.sigma(t), path.alpha(t) * s.double())",
-            "torch.atan2(path.sigma(t), path.alpha(t))",
+            "scaled = self.path.alpha(t) * self.scale.double()",
+            "scaled = self.path.alpha(t)",
         ),
         (
             "return log_prior(shift_end + rho_end * y) + d *",
@@ -1419,7 +1423,7 @@ MUTANTS: dict[str, list[tuple[str, str]]] = {
             "return log_prior(shift_end + rho_end * y) +",
         ),
         ("log_prior(shift_end + rho_end * y)", "log_prior(shift_end + y)"),
-        ("shift, rho = scaling(start)", "shift, rho = scaling(end)"),
+        ("shift, rho = standard.at(start, x)", "shift, rho = standard.at(end, x)"),
         ("y = (x - shift) / rho", "y = x / rho"),
         ("denoiser.gaussian(end, d)", "denoiser.gaussian(start, d)"),
         (
